@@ -1,0 +1,1 @@
+"""The built-in datasources, found through their entry points like anybody else's."""

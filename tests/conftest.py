@@ -1,0 +1,40 @@
+"""Fixtures that every test may use: an event loop of ours for pytest-tornado, and a real daemon."""
+
+import asyncio
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from harness import Daemon
+from tornado.platform.asyncio import AsyncIOLoop
+
+
+@pytest.fixture
+def io_loop() -> Iterator[AsyncIOLoop]:
+    """Stand in for pytest-tornado's own, which uses what Tornado has deprecated."""
+    aloop = asyncio.new_event_loop()
+    asyncio.set_event_loop(aloop)
+    loop = AsyncIOLoop(asyncio_loop=aloop, make_current=False)
+    yield loop
+    pending = asyncio.all_tasks(aloop)
+    for task in pending:
+        task.cancel()
+    if pending:
+        aloop.run_until_complete(asyncio.gather(*pending, return_exceptions=True))
+    aloop.run_until_complete(aloop.shutdown_asyncgens())
+    asyncio.set_event_loop(None)
+    loop.close(all_fds=True)
+
+
+@pytest.fixture
+def daemon(tmp_path: Path) -> Iterator[Daemon]:
+    """Run `webhookd serve` on free ports, its embedded store and spool, and an HS256 key."""
+    with Daemon(tmp_path) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def shared_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """Run one daemon for a whole test file: for tests that do not disturb it."""
+    with Daemon(tmp_path_factory.mktemp("daemon")) as running:
+        yield running

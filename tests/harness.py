@@ -1,0 +1,194 @@
+"""Runs the real daemon as its users do, and speaks to it over real sockets."""
+
+import http.client
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Self
+from urllib.parse import urlsplit
+
+import jwt
+
+WEBHOOKD = str(Path(sys.executable).with_name("webhookd"))
+KEY = "a throw-away key of at least 32 bytes for the tests"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def mint(tenant: Any = 42, *, key: str = KEY, ttl: float = 3600, algorithm: str = "HS256", **claims: Any) -> str:
+    body = {"tenantId": tenant, "exp": int(time.time() + ttl), **claims}
+    return jwt.encode({k: v for k, v in body.items() if v is not None}, key, algorithm)
+
+
+@dataclass
+class Answer:
+    status: int
+    headers: http.client.HTTPMessage
+    body: bytes
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+
+def request(
+    port: int,
+    method: str,
+    path: str,
+    body: bytes | None = None,
+    headers: Mapping[str, str] | None = None,
+    timeout: float = 20,
+) -> Answer:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
+    try:
+        connection.request(method, path, body=body, headers=dict(headers or {}))
+        answer = connection.getresponse()
+        return Answer(answer.status, answer.headers, answer.read())
+    finally:
+        connection.close()
+
+
+class Daemon:
+    """One `webhookd serve`. Flags are those of the command line, by key: `max_body="1MiB"`."""
+
+    def __init__(self, folder: Path, *, wrapper: Sequence[str] = (), environ: Mapping[str, str] | None = None, **flags: str) -> None:
+        self.folder = folder
+        self.state_dir = folder / "state"
+        self.log_path = folder / "webhookd.log"
+        self.port = free_port()
+        self.admin_port = free_port()
+        key_file = folder / "jwt.key"
+        key_file.write_text(KEY + "\n")
+        self.flags = {
+            "listen": f"127.0.0.1:{self.port}",
+            "admin_listen": f"127.0.0.1:{self.admin_port}",
+            "state_dir": str(self.state_dir),
+            "jwt_secret_file": str(key_file),
+            **flags,
+        }
+        self.wrapper = list(wrapper)
+        self.environ = {k: v for k, v in os.environ.items() if not k.startswith("WEBHOOKD_")} | dict(environ or {})
+        self.process: subprocess.Popen[bytes] | None = None
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    @property
+    def log(self) -> str:
+        return self.log_path.read_text()
+
+    def command(self) -> list[str]:
+        flags = [f"--{key.replace('_', '-')}={value}" for key, value in self.flags.items()]
+        return [*self.wrapper, WEBHOOKD, "serve", *flags]
+
+    def start(self, timeout: float = 20) -> None:
+        with self.log_path.open("ab") as log:
+            self.process = subprocess.Popen(
+                self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.environ, cwd=self.folder
+            )
+        self.wait_ready(timeout)
+
+    def wait_ready(self, timeout: float = 20) -> None:
+        assert self.process is not None
+        deadline = time.monotonic() + timeout
+        while True:
+            if self.process.poll() is not None:
+                raise AssertionError(f"webhookd ended with {self.process.returncode}:\n{self.log}")
+            try:
+                if request(self.admin_port, "GET", "/readyz", timeout=5).status == 200:
+                    return
+            except OSError:
+                pass
+            if time.monotonic() > deadline:
+                raise AssertionError(f"webhookd is not ready:\n{self.log}")
+            time.sleep(0.02)
+
+    def stop(self, timeout: float = 30) -> int:
+        """End it by SIGTERM and return its exit status; a daemon that has ended already keeps its own."""
+        if self.process is None:
+            return 0
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            return self.process.wait(timeout)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            raise
+
+    def kill(self) -> None:
+        assert self.process is not None
+        self.process.kill()
+        self.process.wait()
+
+    def config(
+        self, method: str, path: str = "/wh/config", document: Any = None, *, tenant: Any = 42, headers: Mapping[str, str] | None = None
+    ) -> Answer:
+        """Speak to the config API as `tenant`."""
+        body = None if document is None else json.dumps(document).encode()
+        given = {"Authorization": f"Bearer {mint(tenant)}", "Content-Type": "application/json", **(headers or {})}
+        return request(self.port, method, path, body, given)
+
+    def hook(self, datasource: str = "generic", event: str = "test", *, tenant: Any = 42, **fields: Any) -> dict[str, Any]:
+        """Create a hook and return its details."""
+        answer = self.config("POST", document={"datasource": datasource, "event": event, **fields}, tenant=tenant)
+        assert answer.status == 200, answer.body
+        details: dict[str, Any] = answer.json
+        return details
+
+    def deliver(self, hook: Mapping[str, Any], body: bytes, headers: Mapping[str, str] | None = None, **options: Any) -> Answer:
+        """POST one delivery to the hook, on a connection of its own."""
+        path = urlsplit(hook["hookUrl"]).path
+        return request(self.port, "POST", path, body, {"Content-Type": "application/json", **(headers or {})}, **options)
+
+    def metrics(self) -> dict[str, float]:
+        """Return every sample of /metrics by its name with labels, as written there."""
+        text = request(self.admin_port, "GET", "/metrics").body.decode()
+        pairs = (line.rsplit(" ", 1) for line in text.splitlines() if line and not line.startswith("#"))
+        return {name: float(value) for name, value in pairs}
+
+    def run(self, *arguments: str, timeout: float = 30, **environ: str) -> subprocess.CompletedProcess[str]:
+        """Run another `webhookd` command in the daemon's folder."""
+        return subprocess.run(
+            [WEBHOOKD, *arguments],
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env={**self.environ, **environ},
+            cwd=self.folder,
+            check=False,
+        )
+
+    def messages(self) -> list[dict[str, Any]]:
+        """Return every accepted message, oldest first, as `webhookd tail --json` shows it."""
+        done = self.run("tail", "--json", "--state-dir", str(self.state_dir))
+        assert done.returncode == 0, done.stderr
+        return [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def need(program: str) -> str:
+    """Return the path of a program that the tests need; `make test` installs it."""
+    path = shutil.which(program)
+    assert path, f"{program} is missing: `make test` installs it"
+    return path

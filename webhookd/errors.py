@@ -1,0 +1,230 @@
+"""Every way to be refused, each with the HTTP status that it suggests: the subclasses of `Rejected` are the table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import ClassVar
+
+from webhookd.model import Fault, Hook
+
+
+class Rejected(Exception):
+    """A request or delivery that is refused. `detail` is said to the sender: it never holds a secret or a token."""
+
+    status: ClassVar[int]
+    title: ClassVar[str]
+    reason: ClassVar[str]
+    """The word for it in metrics and logs."""
+    headers: ClassVar[Mapping[str, str]] = {}
+
+    def __init__(self, detail: str, errors: Sequence[Mapping[str, str]] = ()) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.errors = list(errors)
+
+
+# --- what a sender can be told -------------------------------------------------------------------------------------
+
+
+class UnknownHook(Rejected):
+    """No hook has this address: an unknown or deleted token, or an apiToken that is not the hook's."""
+
+    status = 404
+    title = "No such hook"
+    reason = "unknown_hook"
+
+
+class BodyTooLarge(Rejected):
+    """The body, as sent or inflated, is over the limit."""
+
+    status = 413
+    title = "Body too large"
+    reason = "too_large"
+
+
+class UnsupportedContentType(Rejected):
+    """The Content-Type is missing or names no JSON."""
+
+    status = 415
+    title = "Content-Type is not JSON"
+    reason = "content_type"
+
+
+class UnsupportedContentEncoding(Rejected):
+    """The Content-Encoding is none that webhookd inflates."""
+
+    status = 415
+    title = "Unsupported Content-Encoding"
+    reason = "content_encoding"
+
+
+class Unsigned(Rejected):
+    """The hook has a secret and the delivery no valid signature."""
+
+    status = 401
+    title = "No valid signature"
+    reason = "signature"
+    headers: ClassVar[Mapping[str, str]] = {"WWW-Authenticate": "Signature"}
+
+
+class Malformed(Rejected):
+    """The body is not what it says it is: a broken stream, no JSON, or neither object nor array."""
+
+    status = 400
+    title = "Malformed body"
+    reason = "malformed"
+
+
+class SchemaMismatch(Rejected):
+    """The hook enforces the event's schema and the body does not fit it."""
+
+    status = 422
+    title = "Body does not fit the schema"
+    reason = "schema"
+
+    def __init__(self, detail: str, faults: Sequence[Fault]) -> None:
+        super().__init__(detail, [{"pointer": f.pointer, "message": f.message} for f in faults])
+
+
+class EventMismatch(Rejected):
+    """The sender names another event than the hook's, and the hook rejects those."""
+
+    status = 422
+    title = "Another event than the hook's"
+    reason = "event_mismatch"
+
+
+class Overloaded(Rejected):
+    """The daemon has as much in work as it may; the sender should come back."""
+
+    status = 503
+    title = "Overloaded"
+    reason = "overloaded"
+    headers: ClassVar[Mapping[str, str]] = {"Retry-After": "1"}
+
+
+class TenantOverShare(Overloaded):
+    """This tenant has as much in work or in the spool as its share allows; others are not affected."""
+
+    title = "Over the tenant's share"
+    reason = "tenant_share"
+
+
+class Unavailable(Rejected):
+    """Neither broker nor spool can take the message now."""
+
+    status = 503
+    title = "Cannot be taken now"
+    reason = "unavailable"
+    headers: ClassVar[Mapping[str, str]] = {"Retry-After": "5"}
+
+
+class HooksNotCurrent(Rejected):
+    """The hooks in memory are not known to be current: an unknown token may be a new one."""
+
+    status = 503
+    title = "Hooks not current"
+    reason = "hooks_not_current"
+    headers: ClassVar[Mapping[str, str]] = {"Retry-After": "5"}
+
+
+class Stopping(Rejected):
+    """The daemon is about to stop."""
+
+    status = 503
+    title = "Stopping"
+    reason = "stopping"
+    headers: ClassVar[Mapping[str, str]] = {"Retry-After": "2"}
+
+
+# --- what a caller of the config API can be told as well -------------------------------------------------------------
+
+
+class InvalidInput(Rejected):
+    """Fields or headers of the wrong form: all of them, in `errors`."""
+
+    status = 400
+    title = "Invalid input"
+    reason = "invalid_input"
+
+
+class Unauthenticated(Rejected):
+    """No bearer token, or none that is valid."""
+
+    status = 401
+    title = "No valid bearer token"
+    reason = "unauthenticated"
+    headers: ClassVar[Mapping[str, str]] = {"WWW-Authenticate": "Bearer"}
+
+
+class Forbidden(Rejected):
+    """A valid bearer token that names no tenant."""
+
+    status = 403
+    title = "No tenant"
+    reason = "forbidden"
+
+
+class NotFound(Rejected):
+    """Nothing is there, or it is another tenant's: the two are alike."""
+
+    status = 404
+    title = "Not found"
+    reason = "not_found"
+
+
+class MethodNotAllowed(Rejected):
+    """The resource is there for other methods; `allow` lists them."""
+
+    status = 405
+    title = "Method not allowed"
+    reason = "method"
+
+    def __init__(self, allow: Sequence[str]) -> None:
+        super().__init__(f"allowed here: {', '.join(allow)}")
+        self.allow = ", ".join(allow)
+
+
+class StoreUnavailable(Rejected):
+    """The store of hooks cannot be reached or written; repeating the request is safe."""
+
+    status = 503
+    title = "Store unavailable"
+    reason = "store_unavailable"
+    headers: ClassVar[Mapping[str, str]] = {"Retry-After": "5"}
+
+
+class TokensUnavailable(Rejected):
+    """What is needed to check a bearer token cannot be reached."""
+
+    status = 503
+    title = "Bearer tokens cannot be checked now"
+    reason = "tokens_unavailable"
+    headers: ClassVar[Mapping[str, str]] = {"Retry-After": "5"}
+
+
+# --- what the ports say --------------------------------------------------------------------------------------------
+
+
+class Unpublished(Exception):
+    """A Publisher could not make the message durable; the text says why, in words for a log line."""
+
+
+class ShareExceeded(Unpublished):
+    """The Publisher has room, but not for this tenant."""
+
+
+class Conflict(Exception):
+    """A HookStore holds something newer than the caller knew; `current` is what it holds, None if it is gone."""
+
+    def __init__(self, current: Hook | None) -> None:
+        super().__init__("the store holds a newer revision")
+        self.current = current
+
+
+class StoreError(Exception):
+    """A HookStore could not do what was asked; the text says why, in words for a log line."""
+
+
+class ConfigurationError(Exception):
+    """A start that must not happen; the text is one line that names what is wrong and what to do."""

@@ -1,0 +1,141 @@
+"""The nouns of webhookd: values only, none of which knows HTTP, AMQP, a store or a plugin."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal, NewType
+
+import msgspec
+
+Validation = Literal["off", "report", "enforce"]
+OnMismatch = Literal["publish", "ignore", "reject"]
+HeaderValue = str | int
+
+VALIDATIONS: tuple[Validation, ...] = ("off", "report", "enforce")
+ON_MISMATCH: tuple[OnMismatch, ...] = ("publish", "ignore", "reject")
+MAX_SECRETS = 3
+"""How many secrets of one hook may be valid at a time: the current one and two that it replaced."""
+
+
+class Secret(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
+    """A shared secret of a hook; `until` is the end of its validity in ms since the epoch, None for the current one."""
+
+    value: str
+    until: int | None = None
+
+    def __repr__(self) -> str:
+        """Keep the secret out of logs and tracebacks."""
+        return f"Secret(until={self.until})"
+
+
+class Hook(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
+    """One tenant's address for one datasource and event.
+
+    `tenant` is the text form of the tenant id; `tenant_is_int` says how the bearer token spelt it, so that an integer
+    is answered as an integer. `base_url` is scheme and host of the hook's URL. `created_at` is in ms since the epoch.
+    `revision` is the store's: 0 until the store has written the hook.
+    """
+
+    token: str
+    api_token: str
+    tenant: str
+    tenant_is_int: bool = False
+    datasource: str
+    event: str
+    ts_field: str | None = None
+    secrets: tuple[Secret, ...] = ()
+    validation: Validation = "off"
+    on_mismatch: OnMismatch = "publish"
+    base_url: str
+    created_at: int
+    revision: int = 0
+
+    def __repr__(self) -> str:
+        """Keep tokens and secrets out of logs and tracebacks."""
+        return f"Hook(tenant={self.tenant!r}, datasource={self.datasource!r}, event={self.event!r})"
+
+    @property
+    def hook_url(self) -> str:
+        """The URL that the sender is given."""
+        return f"{self.base_url}/wh/{self.api_token}/{self.token}"
+
+    @property
+    def key(self) -> tuple[str, str, str]:
+        """What there is at most one hook for."""
+        return (self.tenant, self.datasource, self.event)
+
+    @property
+    def signed(self) -> bool:
+        """Whether deliveries must carry a valid signature."""
+        return bool(self.secrets)
+
+    def valid_secrets(self, now_ms: int) -> tuple[str, ...]:
+        """Return the secrets that are valid at `now_ms` (ms since the epoch), newest first."""
+        return tuple(s.value for s in self.secrets if s.until is None or s.until > now_ms)
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One POST of a sender to a hook's URL, as it arrived.
+
+    `headers` has lower-case names; a header sent twice has its values joined by `,`. `body` is the bytes as received
+    (before `verify`) or inflated (after it). `received_at` is in ms since the epoch. `hook_url` is the address as the
+    sender knows it: some senders sign it.
+    """
+
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(repr=False)
+    received_at: int
+    hook_url: str = field(default="", repr=False)
+
+
+Verified = NewType("Verified", Delivery)
+"""A delivery that its datasource has proved: only `Datasource.verify` makes one, only reading takes one."""
+
+
+class Fault(msgspec.Struct, frozen=True, gc=False):
+    """Where (`pointer`, RFC 6901) and how (`message`) a body does not fit its schema."""
+
+    pointer: str
+    message: str
+
+
+class Event(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """What a verified delivery says happened.
+
+    `type` and `id` are the sender's own words for the event and the delivery, None where it has none. `ignored` names
+    the reason for which nothing is published (`handshake`, `mismatch`), None where it is. `faults` are the schema's
+    objections when the hook wants them reported.
+    """
+
+    type: str | None = None
+    id: str | None = None
+    ignored: str | None = None
+    faults: tuple[Fault, ...] = ()
+
+
+class Message(msgspec.Struct, frozen=True, gc=False, kw_only=True):
+    """What is published for one accepted delivery: broker-neutral.
+
+    `receipt` is the UUIDv7 that the sender was told; `hook` the token of the hook (messages of one hook keep their
+    order); `received_at` in ms since the epoch; `body` the received bytes, inflated, never re-encoded.
+    """
+
+    receipt: str
+    hook: str
+    tenant: str
+    datasource: str
+    event: str
+    received_at: int
+    headers: dict[str, HeaderValue]
+    body: bytes
+
+    def __repr__(self) -> str:
+        """Keep the hook's token and the body out of logs and tracebacks."""
+        return f"Message(receipt={self.receipt!r}, routing_key={self.routing_key!r}, {len(self.body)} bytes)"
+
+    @property
+    def routing_key(self) -> str:
+        """`event.TENANT.DATASOURCE.EVENT`."""
+        return f"event.{self.tenant}.{self.datasource}.{self.event}"
