@@ -1,0 +1,56 @@
+# Sets webhookd up, runs it and tests it; `make help` lists what there is.
+#
+# Everything lands in .venv, from setup.cfg. What the tests need of the system comes from Debian's packages, and only if
+# it is missing: as root at once, else through sudo.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+MADE_FROM := setup.cfg pyproject.toml Makefile
+KILLS := 200
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint pytest faults clean
+
+help:  ## List the targets.
+	@sed -n 's/^\([a-z]*\):.*  ## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
+
+run: $(VENV)/run.stamp  ## Run webhookd with a hook ready to be tried; ARGS="--listen 127.0.0.1:9000" adds flags.
+	@$(BIN)/webhookd dev $(ARGS)
+
+test: lint pytest  ## Check style and types, run every test, ask for 95 % of all branches.
+
+lint: $(VENV)/test.stamp  ## Check style (ruff) and types (mypy).
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy --strict
+
+pytest: $(VENV)/test.stamp
+	@.ci/need curl:curl openssl:openssl strace:strace systemd-analyze:systemd
+	rm -f .coverage .coverage.*
+	$(BIN)/coverage run $(BIN)/pytest $(ARGS)
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report --fail-under=95
+
+faults: $(VENV)/test.stamp  ## Kill the daemon under load, KILLS=200 times, and look for what is lost.
+	$(BIN)/pytest tests/faults --kills=$(KILLS) $(ARGS)
+
+clean:  ## Remove what these targets made.
+	rm -rf $(VENV) build dist *.egg-info .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/run.stamp: $(MADE_FROM) | $(BIN)/python
+	@echo "Installing webhookd into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable .
+	@touch $@
+
+$(VENV)/test.stamp: $(MADE_FROM) | $(BIN)/python
+	@echo "Installing webhookd and what its tests need into $(VENV)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	@touch $@ $(VENV)/run.stamp
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	    echo "webhookd needs Python 3.11 or newer; name one with: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || .ci/need python3-venv:python3-venv
+	@$(PYTHON) -m venv --clear $(VENV)
