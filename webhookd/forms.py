@@ -157,9 +157,11 @@ def lists(metavar: str, allowed: str, item: str) -> Form[tuple[str, ...]]:
 
 
 def optional(form: Form[T]) -> Form[T | None]:
-    """Return `form` with the empty text for none."""
+    """Return `form` with the empty text allowed, which is as good as no value."""
     return Form(
-        form.metavar, f"{form.allowed}; empty for none", lambda value: None if value == "" else form.parse(value)
+        form.metavar,
+        f"{form.allowed}; empty is as if not given",
+        lambda value: None if value == "" else form.parse(value),
     )
 
 

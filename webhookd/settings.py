@@ -59,7 +59,7 @@ _ANY_OF = f"any of {', '.join(forms.ALGORITHMS)}, comma-separated"
 _ALGORITHMS = optional(forms.lists("NAMES", _ANY_OF, "|".join(forms.ALGORITHMS)))
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, repr=False)
 class Settings:
     """Every setting, by its key. Sizes are in bytes, durations in seconds, paths absolute; None is none."""
 
@@ -126,6 +126,10 @@ class Settings:
                 object.__setattr__(self, name, path.absolute())
         if not self.store:
             object.__setattr__(self, "store", f"sqlite://{self.state_dir}/hooks.db")
+
+    def __repr__(self) -> str:
+        """Keep the userinfo of URLs out of logs and tracebacks."""
+        return f"Settings({', '.join(f'{name}={self.shown(name)!r}' for name in KEYS)})"
 
     def shown(self, name: str) -> str:
         """Return the value of a key as it may be shown: without the userinfo of URLs, and empty for none."""
@@ -196,12 +200,12 @@ def read_secret_file(path: Path, key: str) -> bytes:
     return secret
 
 
-def closest(word: str, known: Iterable[str]) -> str:
-    """Return `; did you mean ...?` with the nearest of `known`, or nothing when none is near."""
+def closest(word: str, known: Iterable[str], alike: int = 0) -> str:
+    """Return `; did you mean ...?` with the nearest of `known` (all of which begin with `alike` same characters)."""
     from difflib import get_close_matches  # noqa: PLC0415 - only a mistake needs it
 
-    near = get_close_matches(word, list(known), n=1)
-    return f"; did you mean {near[0]}?" if near else ""
+    near = get_close_matches(word[alike:], [name[alike:] for name in known], n=1, cutoff=0.7)
+    return f"; did you mean {word[:alike]}{near[0]}?" if near else ""
 
 
 Given = tuple[Key, object, str]
@@ -232,11 +236,13 @@ def _from_environ(environ: Mapping[str, str]) -> Iterator[Given]:
         if name in variables:
             yield variables[name], value, f"the environment variable {name}"
         elif name.startswith("WEBHOOKD_") and name not in NO_SETTINGS and not name.startswith(NO_SETTINGS_BEGIN):
-            raise ConfigurationError(f"the environment variable {name} is no setting{closest(name, variables)}")
+            raise ConfigurationError(f"the environment variable {name} is no setting{closest(name, variables, 9)}")
 
 
 def _from_flags(flags: Mapping[str, str]) -> Iterator[Given]:
     for name, value in flags.items():
+        if name not in KEYS:
+            raise ConfigurationError(f"--{name.replace('_', '-')} is no setting{closest(name, KEYS)}")
         yield KEYS[name], value, f"the flag {KEYS[name].flag}"
 
 
