@@ -1,0 +1,20 @@
+"""Docker Hub: its one event, which is neither signed nor named."""
+
+from collections.abc import Iterable
+from typing import ClassVar
+
+import webhookd
+
+
+class DockerHub(webhookd.Datasource):
+    """https://docs.docker.com/docker-hub/repos/manage/webhooks/: a push, protected by the hook's URL alone."""
+
+    name = "dockerhub"
+    title = "Docker Hub"
+    events: ClassVar = {"push": webhookd.EventType(ts_field="push_data.pushed_at")}
+
+
+@webhookd.hookimpl
+def register_datasources() -> Iterable[webhookd.Datasource]:
+    """Register Docker Hub."""
+    return [DockerHub()]
