@@ -1,0 +1,225 @@
+"""Hooks in one SQLite file: every write is on disk before it is answered."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sqlite3
+from collections.abc import AsyncIterator, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+import structlog
+
+from webhookd.adapters.memory import Changes
+from webhookd.errors import Conflict, StoreError
+from webhookd.model import Hook
+from webhookd.ports import Change, Deleted, Snapshot
+from webhookd.statedir import sync_directory
+
+VERSION = 1
+"""`PRAGMA user_version` of the files written here."""
+
+SCHEMA = """
+CREATE TABLE hook (
+    token TEXT PRIMARY KEY, tenant TEXT NOT NULL, datasource TEXT NOT NULL, event TEXT NOT NULL,
+    record BLOB NOT NULL, revision INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE UNIQUE INDEX hook_key ON hook (tenant, datasource, event);
+CREATE TABLE tenant (tenant TEXT PRIMARY KEY, api_token TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE counter (revision INTEGER NOT NULL);
+INSERT INTO counter VALUES (0);
+"""
+PUT = """
+INSERT INTO hook VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (tenant, datasource, event)
+DO UPDATE SET record = excluded.record, revision = excluded.revision
+"""
+RETRY = 1.0
+"""Seconds between two attempts to read a file that cannot be read."""
+
+Result = TypeVar("Result")
+log = structlog.get_logger(__name__)
+
+
+class SqliteStore:
+    """A HookStore in the file `path`, of one daemon. All SQLite work happens in one thread of its own."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="hooks.db")
+        self._connection: sqlite3.Connection | None = None
+        self._changes: Changes | None = None
+        self._closed = False
+
+    async def put(self, hook: Hook) -> Hook:
+        """As the port promises."""
+        return await self._run(partial(self._put, hook))
+
+    async def delete(self, token: str) -> int:
+        """As the port promises."""
+        return await self._run(partial(self._delete, token))
+
+    async def replace_all(self, snapshot: Snapshot) -> None:
+        """Make the file hold exactly this snapshot, for a start without the store that it was taken of."""
+        await self._run(partial(self._replace_all, snapshot))
+
+    async def changes(self) -> AsyncIterator[Change]:
+        """As the port promises."""
+        while True:
+            changes = Changes()
+            try:
+                await self._run(partial(self._snapshot, changes))
+            except StoreError as error:
+                log.warning("hooks cannot be read", reason=str(error))
+                await asyncio.sleep(RETRY)
+                continue
+            async for change in changes.follow():
+                yield change
+
+    async def close(self) -> None:
+        """As the port promises."""
+        if not self._closed:
+            self._closed = True
+            await asyncio.get_running_loop().run_in_executor(self._worker, self._disconnect)
+            self._worker.shutdown()
+
+    async def _run(self, work: Callable[[], Result]) -> Result:
+        if self._closed:
+            raise StoreError(f"{self.path}: the store is closed")
+        loop = asyncio.get_running_loop()
+        try:
+            return await loop.run_in_executor(self._worker, self._guarded, loop, work)
+        except (sqlite3.Error, OSError) as error:
+            raise StoreError(f"{self.path}: {error}") from error
+
+    # --- in the worker thread ----------------------------------------------------------------------------------------
+
+    def _guarded(self, loop: asyncio.AbstractEventLoop, work: Callable[[], Result]) -> Result:
+        self._loop = loop
+        try:
+            return work()
+        except (sqlite3.Error, OSError):
+            # Whether the write is in the file is not known now: start again from what the file holds.
+            self._disconnect()
+            if self._changes is not None:
+                loop.call_soon_threadsafe(self._changes.end)
+            raise
+
+    def _connect(self) -> sqlite3.Connection:
+        if self._connection is None:
+            self._connection = connect(self.path)
+        return self._connection
+
+    def _disconnect(self) -> None:
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def _put(self, hook: Hook) -> Hook:
+        with self._connect() as db:
+            db.execute("BEGIN IMMEDIATE")
+            key = "SELECT record, revision FROM hook WHERE tenant = ? AND datasource = ? AND event = ?"
+            row = db.execute(key, hook.key).fetchone()
+            current = decode(*row) if row else None
+            if (current.revision if current else 0) != hook.revision or (current and current.token != hook.token):
+                raise Conflict(current)
+            db.execute("INSERT OR IGNORE INTO tenant VALUES (?, ?)", (hook.tenant, hook.api_token))
+            (api_token,) = db.execute("SELECT api_token FROM tenant WHERE tenant = ?", (hook.tenant,)).fetchone()
+            written = msgspec.structs.replace(hook, api_token=api_token, revision=_next_revision(db))
+            db.execute(PUT, _row(written))
+        self._push(written)
+        return written
+
+    def _delete(self, token: str) -> int:
+        with self._connect() as db:
+            db.execute("BEGIN IMMEDIATE")
+            if not db.execute("DELETE FROM hook WHERE token = ?", (token,)).rowcount:
+                return _revision(db)
+            revision = _next_revision(db)
+        self._push(Deleted(token, revision))
+        return revision
+
+    def _replace_all(self, snapshot: Snapshot) -> None:
+        with self._connect() as db:
+            db.execute("BEGIN IMMEDIATE")
+            db.execute("DELETE FROM hook")
+            db.execute("UPDATE counter SET revision = ?", (snapshot.revision,))
+            db.executemany("INSERT INTO hook VALUES (?, ?, ?, ?, ?, ?)", map(_row, snapshot.hooks))
+            tenants = ((hook.tenant, hook.api_token) for hook in snapshot.hooks)
+            db.executemany("INSERT OR REPLACE INTO tenant VALUES (?, ?)", tenants)
+        self._push(snapshot)
+
+    def _snapshot(self, changes: Changes) -> None:
+        """Read every hook and push the snapshot from here: what is written after it then comes after it."""
+        with self._connect() as db:
+            db.execute("BEGIN")
+            revision = _revision(db)
+            rows = db.execute("SELECT tenant, datasource, event, record, revision FROM hook")
+            hooks = tuple(_readable(rows))
+        self._changes = changes
+        self._push(Snapshot(hooks, revision))
+
+    def _push(self, change: Change) -> None:
+        if self._changes is not None:
+            self._loop.call_soon_threadsafe(self._changes.push, change)
+
+
+def connect(path: Path) -> sqlite3.Connection:
+    """Open or create the file, 0600 and durable; raises sqlite3.Error or StoreError."""
+    new = not path.exists()
+    if new:
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+    db = sqlite3.connect(path, isolation_level=None, timeout=5, check_same_thread=False)
+    try:
+        _prepare(db)
+    except BaseException:
+        db.close()
+        raise
+    if new:
+        sync_directory(path.parent)
+    return db
+
+
+def _prepare(db: sqlite3.Connection) -> None:
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("PRAGMA synchronous = FULL")
+    db.execute("PRAGMA secure_delete = ON")  # no secret stays in a freed page
+    (version,) = db.execute("PRAGMA user_version").fetchone()
+    if version == 0:
+        db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {VERSION}; COMMIT")
+    elif version != VERSION:
+        raise StoreError(f"written by another version of webhookd (its format is {version})")
+
+
+def decode(record: bytes, revision: int) -> Hook:
+    """Return the hook of one row; raises StoreError where the record is none."""
+    try:
+        hook = msgspec.json.decode(record, type=Hook)
+    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+        raise StoreError(f"a record cannot be decoded: {error}") from error
+    return msgspec.structs.replace(hook, revision=revision)
+
+
+def _readable(rows: Iterable[tuple[str, str, str, bytes, int]]) -> Iterable[Hook]:
+    for tenant, datasource, event, record, revision in rows:
+        try:
+            yield decode(record, revision)
+        except StoreError as error:
+            log.warning("hook left out", tenant=tenant, datasource=datasource, event=event, reason=str(error))
+
+
+def _row(hook: Hook) -> tuple[str, str, str, str, bytes, int]:
+    return (hook.token, *hook.key, msgspec.json.encode(hook), hook.revision)
+
+
+def _revision(db: sqlite3.Connection) -> int:
+    (revision,) = db.execute("SELECT revision FROM counter").fetchone()
+    return int(revision)
+
+
+def _next_revision(db: sqlite3.Connection) -> int:
+    (revision,) = db.execute("UPDATE counter SET revision = revision + 1 RETURNING revision").fetchone()
+    return int(revision)

@@ -1,0 +1,121 @@
+"""One process owns the state directory, and nobody but its owner can read what is in it."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import stat
+from pathlib import Path
+from typing import Self
+
+from webhookd.errors import ConfigurationError
+
+WIDER = stat.S_IRWXG | stat.S_IRWXO
+"""The permission bits that nothing in the state directory may have."""
+
+
+class StateDir:
+    """The directory that holds hooks, spool and control socket, owned until `close`."""
+
+    def __init__(self, path: Path, lock: int) -> None:
+        self.path = path
+        self.hooks_db = path / "hooks.db"
+        self.spool_db = path / "spool.db"
+        self.control_socket = path / "control.sock"
+        self._lock: int | None = lock
+
+    @classmethod
+    def claim(cls, path: Path) -> Self:
+        """Make `path` this process's own, creating it (0700) where it is missing.
+
+        The process's umask becomes 077, so that every file made in it later is 0600. Raises ConfigurationError where
+        another process holds it, where it or a file in it is open to group or others, or where it cannot be written.
+        """
+        path = path.resolve()
+        os.umask(0o077)
+        try:
+            _create(path)
+            _refuse_wider(path)
+            lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise ConfigurationError(_unusable(path, error)) from error
+        try:
+            _lock(lock, path)
+            _prove_writable(lock, path)
+        except BaseException:
+            os.close(lock)
+            raise
+        return cls(path, lock)
+
+    def close(self) -> None:
+        """Let another process have it."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close."""
+        self.close()
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable."""
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)
+
+
+def _create(path: Path) -> None:
+    """Make the directory and its missing parents, each 0700, and their names durable."""
+    if path.is_dir():
+        return
+    if not path.parent.is_dir():
+        _create(path.parent)
+    path.mkdir(mode=0o700, exist_ok=True)
+    sync_directory(path.parent)
+
+
+def _refuse_wider(path: Path) -> None:
+    if not path.is_dir():
+        raise ConfigurationError(f"state directory {path} is not a directory: name another one in state_dir")
+    for entry in (path, *sorted(path.iterdir())):
+        mode = entry.lstat().st_mode
+        if stat.S_ISLNK(mode):
+            raise ConfigurationError(f"{entry} in the state directory is a symbolic link: replace it by what it names")
+        if mode & WIDER:
+            raise ConfigurationError(f"{entry} can be reached by group or others: run `chmod go= {entry}`")
+
+
+def _lock(lock: int, path: Path) -> None:
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        owner = os.pread(lock, 32, 0).decode("ascii", "replace").strip()
+        raise ConfigurationError(
+            f"state directory {path} is in use by pid {owner or 'unknown'}: stop that daemon or name another state_dir"
+        ) from None
+
+
+def _prove_writable(lock: int, path: Path) -> None:
+    """Create a name, as SQLite must: a read-only file system shows here, not at the first delivery."""
+    try:
+        os.ftruncate(lock, 0)
+        os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
+        os.close(os.open(path / "probe", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        (path / "probe").unlink()
+    except OSError as error:
+        if error.errno == errno.ENOSPC:
+            return  # a full disk does not stop the start: the spool has a reserve for it, and readiness says so
+        raise ConfigurationError(_unusable(path, error)) from error
+
+
+def _unusable(path: Path, error: OSError) -> str:
+    reason = error.strerror or str(error)
+    return f"state directory {path} cannot be used ({reason}): make it writable for this user or name another state_dir"
