@@ -19,6 +19,23 @@ _NAMED = msgspec.json.Decoder(_Named)
 _TEXT = msgspec.json.Decoder(str)
 
 
+_BUILD_1X = {
+    "payload": {
+        "vcs_url": "https://github.com/analytical/engine",
+        "build_num": 17,
+        "branch": "main",
+        "status": "success",
+        "start_time": "2016-06-01T10:15:05.000Z",
+        "stop_time": "2016-06-01T10:17:30.000Z",
+    }
+}
+
+
+def _event(name: str) -> webhookd.EventType:
+    schema = webhookd.load_schema("circleci", name)
+    return webhookd.EventType("happened_at", schema, sample=schema["examples"][0])
+
+
 class CircleCI(webhookd.Datasource):
     """https://circleci.com/docs/outbound-webhooks-reference/: HMAC-SHA256 over the raw body, the id in the body.
 
@@ -30,10 +47,8 @@ class CircleCI(webhookd.Datasource):
     signs = True
     handshakes = frozenset({"ping"})
     events: ClassVar = {
-        "workflow-completed": webhookd.EventType(ts_field="happened_at"),
-        "job-completed": webhookd.EventType(ts_field="happened_at"),
-        "ping": webhookd.EventType(ts_field="happened_at"),
-        "notify-1.x": webhookd.EventType(ts_field="payload.stop_time"),
+        **{name: _event(name) for name in ("workflow-completed", "job-completed", "ping")},
+        "notify-1.x": webhookd.EventType("payload.stop_time", sample=_BUILD_1X),
     }
 
     def verify_signature(self, delivery: webhookd.Delivery, secret: str) -> None:

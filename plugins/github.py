@@ -1,7 +1,7 @@
 """GitHub and GitHub Enterprise Server: signed deliveries of all their events."""
 
 from collections.abc import Iterable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import webhookd
 
@@ -60,7 +60,33 @@ _TIMES: dict[str | None, str] = {
         " org_block organization user"
     ),
 }
-_SCHEMAS: frozenset[str] = frozenset()
+_WITH_SCHEMA = [
+    "check_run",
+    "create",
+    "delete",
+    "deployment_status",
+    "issue_comment",
+    "issues",
+    "ping",
+    "pull_request",
+    "push",
+    "release",
+    "workflow_run",
+]
+_SAMPLES: dict[str, dict[str, Any]] = {
+    "fork": {"forkee": {"full_name": "ada/engine", "updated_at": "2024-06-01T10:15:00Z"}},
+    "repository_dispatch": {"action": "rebuild", "branch": "main", "client_payload": {}},
+    "star": {"action": "created", "starred_at": "2024-06-01T10:15:00Z"},
+    "watch": {"action": "started"},
+}
+_IN_ALL = {name: webhookd.load_schema("github", "issues")["examples"][0][name] for name in ("repository", "sender")}
+
+
+def _event(name: str, ts_field: str | None) -> webhookd.EventType:
+    if name in _WITH_SCHEMA:
+        schema = webhookd.load_schema("github", name)
+        return webhookd.EventType(ts_field, schema, sample=schema["examples"][0])
+    return webhookd.EventType(ts_field, sample=_SAMPLES[name] | _IN_ALL if name in _SAMPLES else None)
 
 
 class GitHub(webhookd.Datasource):
@@ -70,9 +96,7 @@ class GitHub(webhookd.Datasource):
     title = "GitHub"
     signs = True
     handshakes = frozenset({"ping"})
-    events: ClassVar = {
-        event: webhookd.EventType(ts_field=path) for path, events in _TIMES.items() for event in events.split()
-    }
+    events: ClassVar = {event: _event(event, path) for path, events in _TIMES.items() for event in events.split()}
 
     def verify_signature(self, delivery: webhookd.Delivery, secret: str) -> None:
         """Check `X-Hub-Signature-256`, lower-case hex as GitHub sends it; SHA-1 never suffices."""
@@ -89,11 +113,11 @@ class GitHub(webhookd.Datasource):
 
     def event_type(self, delivery: webhookd.Verified) -> str | None:
         """Return `X-GitHub-Event`."""
-        return delivery.headers.get("x-github-event")
+        return delivery.headers.get("x-github-event") or None
 
     def delivery_id(self, delivery: webhookd.Verified) -> str | None:
         """Return `X-GitHub-Delivery`, a GUID that a redelivery keeps."""
-        return delivery.headers.get("x-github-delivery")
+        return delivery.headers.get("x-github-delivery") or None
 
     def sample_headers(self, event: str) -> dict[str, str]:
         """Name the event and a delivery."""
