@@ -1,1 +1,1 @@
-"""The command line: one module per family of commands, each thin."""
+"""One module per family of commands; each is imported when it is called."""

@@ -1,0 +1,115 @@
+"""The config API as a client sees it: one request, and an error that a person can read."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.parse import urlsplit
+
+import click
+
+from webhookd.cli.output import Failure, printable
+from webhookd.forms import mask_url
+
+TIMEOUT = 10
+"""How long, in seconds, an answer may take."""
+MAX_ANSWER = 64 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What a server said; header names are in lower case."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes = field(repr=False)
+
+    @property
+    def ok(self) -> bool:
+        """Whether it was a 2xx."""
+        return http.HTTPStatus.OK <= self.status < http.HTTPStatus.MULTIPLE_CHOICES
+
+    @property
+    def receipt(self) -> str | None:
+        """The receipt of an accepted delivery."""
+        return self.headers.get("x-webhookd-receipt")
+
+    def document(self) -> Any:
+        """Return the body as JSON, None where it is none."""
+        try:
+            return json.loads(self.body)
+        except ValueError:
+            return None
+
+    def problem(self) -> str:
+        """Return why it is not a 2xx, in a line: status, detail, and each field at fault (RFC 9457)."""
+        problem = self.document()
+        if not isinstance(problem, dict) or "title" not in problem:
+            return f"{self.status} {http.client.responses.get(self.status, '')}: the answer is not webhookd's"
+        faults = [f"{f.get('field', f.get('pointer', '?'))}: {f.get('message')}" for f in problem.get("errors", [])]
+        return f"{self.status} {problem['title']}: {'; '.join([str(problem.get('detail', '')), *faults])}"
+
+
+def request(
+    method: str, url: str, body: bytes | None = None, headers: Mapping[str, str] | None = None, timeout: float = TIMEOUT
+) -> Answer:
+    """Send one request and return the answer, a redirect as it is. Raises Failure where there is no answer."""
+    place, target, connection = _connection(url, timeout)
+    try:
+        connection.request(method, target, body, dict(headers or {}))
+        answer = connection.getresponse()
+        return Answer(
+            answer.status, {name.lower(): value for name, value in answer.headers.items()}, answer.read(MAX_ANSWER)
+        )
+    except TimeoutError:
+        raise Failure(f"no answer from {place} within {timeout:g} s") from None
+    except ConnectionRefusedError:
+        raise Failure(f"nothing listens at {place}: is the daemon running there?") from None
+    except (OSError, http.client.HTTPException) as error:
+        reason = getattr(error, "strerror", None) or type(error).__name__
+        raise Failure(f"no answer from {place}: {reason}") from None
+    finally:
+        connection.close()
+
+
+def _connection(url: str, timeout: float) -> tuple[str, str, http.client.HTTPConnection]:
+    """Return the server in words, the request target, and a connection that is not open yet."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError:
+        raise click.UsageError(f"{mask_url(url)!r} is no URL") from None
+    if parts.scheme not in ("http", "https") or not host or not url.isascii() or not url.isprintable() or " " in url:
+        raise click.UsageError(f"{mask_url(url)!r} is no http:// or https:// URL")
+    target = f"{parts.path or '/'}{'?' if parts.query else ''}{parts.query}"
+    place = f"{parts.scheme}://{mask_url(parts.netloc)}"
+    if parts.scheme == "https":
+        context = ssl.create_default_context()
+        return place, target, http.client.HTTPSConnection(host, port, timeout=timeout, context=context)
+    return place, target, http.client.HTTPConnection(host, port, timeout=timeout)
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigApi:
+    """The config API at `url`, for the tenant of `token`."""
+
+    url: str
+    token: str = field(repr=False)
+
+    def ask(self, method: str, path: str = "", document: Any = None, origin: str | None = None) -> Any:
+        """Return the document answered, None where there is none. Raises Failure with the problem if refused."""
+        headers = {"Authorization": f"Bearer {self.token}"}
+        body = None
+        if document is not None:
+            body = json.dumps(document).encode()
+            headers["Content-Type"] = "application/json"
+        if origin is not None:
+            headers["X-ORIG-SERVER"] = origin
+        answer = request(method, f"{self.url.rstrip('/')}/wh/config{path}", body, headers)
+        if not answer.ok:
+            raise Failure(printable(answer.problem()))
+        return answer.document()

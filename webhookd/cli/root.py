@@ -1,0 +1,114 @@
+"""`webhookd` itself: finds the command, and turns whatever goes wrong into one line and an exit status."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+import click
+
+from webhookd.cli.output import say
+from webhookd.errors import ConfigurationError
+from webhookd.version import __version__
+
+COMMANDS = {
+    "serve": ("serve", "Run the daemon."),
+    "dev": ("dev", "Run a daemon to try things out: with a key, a bearer token and a hook."),
+    "check": ("check", "Check settings, state directory, store, broker, keys and plugins."),
+    "hooks": ("hooks", "Create, list, show and delete hooks."),
+    "token": ("token", "Mint a bearer token for the config API."),
+    "send": ("send", "Send a sample delivery to a hook, signed as its datasource signs."),
+    "tail": ("tail", "Show accepted messages."),
+    "spool": ("spool", "Look into the spool, retry and drop what is in it."),
+    "plugins": ("plugins", "List and show the datasources that plugins bring."),
+}
+"""Each command: the module of this package that holds it, under its own name, and what `webhookd --help` says of it."""
+
+
+class Commands(click.Group):
+    """Imports a command when it is called, and not to list it."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names, in the order of COMMANDS."""
+        del ctx
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Import the command, None where there is none."""
+        del ctx
+        if cmd_name not in COMMANDS:
+            return None
+        module = importlib.import_module(f"webhookd.cli.{COMMANDS[cmd_name][0]}")
+        command: click.Command = getattr(module, cmd_name)
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Return the command that `args` begin with; one that is not there is told with the nearest that is."""
+        try:
+            return super().resolve_command(ctx, args)
+        except click.exceptions.NoSuchCommand as error:
+            raise click.exceptions.NoSuchCommand(error.command_name, possibilities=COMMANDS, ctx=ctx) from None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands."""
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, "-V", "--version", prog_name="webhookd", message="%(prog)s %(version)s")
+def root() -> None:
+    """webhookd accepts, checks and hands on webhook deliveries without losing one.
+
+    \b
+    Try it:     webhookd dev
+    Run it:     webhookd serve --jwt-secret-file /etc/webhookd/jwt.key
+    Settings:   webhookd serve --help
+    """  # noqa: D301, D403 - \b keeps click from wrapping the examples; webhookd has no capital
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run one command and return its exit status; what goes wrong is one line on stderr, never a traceback."""
+    if "_WEBHOOKD_COMPLETE" in os.environ:
+        root.main(list(arguments), prog_name="webhookd")
+    try:
+        with root.make_context("webhookd", list(arguments)) as context:
+            status = root.invoke(context)
+        sys.stdout.flush()
+    except click.exceptions.Exit as done:
+        return done.exit_code
+    except (click.ClickException, ConfigurationError, click.Abort, KeyboardInterrupt) as error:
+        return _told(error)
+    except BrokenPipeError:
+        # Whoever read our output has had enough (`webhookd tail | head`): no error, and nothing left to flush.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return status if isinstance(status, int) else 0
+
+
+def _told(error: BaseException) -> int:
+    """Tell the user what went wrong, and return the exit status for it."""
+    if isinstance(error, click.exceptions.NoArgsIsHelpError):
+        error.show()
+        return error.exit_code
+    if isinstance(error, click.ClickException):
+        say(_line(error))
+        return error.exit_code
+    if isinstance(error, ConfigurationError):
+        say(str(error))
+        return 2
+    say("stopped")
+    return 1
+
+
+def _line(error: click.ClickException) -> str:
+    """Return what click has to say as one line, with where to look further."""
+    text = " ".join(error.format_message().split()).removesuffix(".")
+    if isinstance(error, click.UsageError) and error.ctx is not None:
+        return f"{text[0].lower()}{text[1:]} (see {error.ctx.command_path} --help)"
+    return text
