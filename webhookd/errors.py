@@ -228,3 +228,7 @@ class StoreError(Exception):
 
 class ConfigurationError(Exception):
     """A start that must not happen; the text is one line that names what is wrong and what to do."""
+
+
+class StartError(Exception):
+    """A start that failed for a reason outside the settings; the text is one line that says what to do."""

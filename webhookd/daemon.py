@@ -1,0 +1,274 @@
+"""Wires everything together, tells systemd, and stops without leaving anything half done."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import os
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+from tornado import web
+from tornado.httpserver import HTTPServer
+from tornado.netutil import bind_unix_socket
+
+from webhookd import logs, sdnotify
+from webhookd.adapters.spool import Spool
+from webhookd.adapters.sqlite import SqliteStore
+from webhookd.auth import Bearer
+from webhookd.control import control_app, short_socket_path
+from webhookd.errors import StoreError
+from webhookd.examiner import Examiner, Plugins
+from webhookd.hooks import HookTable
+from webhookd.http_admin import admin_app
+from webhookd.http_config import ConfigService, config_app
+from webhookd.http_front import Front
+from webhookd.http_ingest import Intake
+from webhookd.ingest import Ingest
+from webhookd.keys import json_web_tokens
+from webhookd.limits import Budget
+from webhookd.listeners import Listener, inherited, listen
+from webhookd.metrics import DeliveryMetrics, Exposition
+from webhookd.model import Message
+from webhookd.ports import HookStore
+from webhookd.registry import load
+from webhookd.schema import Schemas
+from webhookd.settings import Settings
+from webhookd.statedir import StateDir
+from webhookd.version import __version__
+from webhookd.vitals import PULSE, Pulse, Vitals
+
+MAX_HEADER = 32 * 1024
+IDLE_TIMEOUT = 60.0
+BODY_TIMEOUT = 60.0
+_NO_LIMIT = 1 << 40  # bodies are bounded by our own exchanges, which answer 413; Tornado's limit answers 400
+LOAD_TIMEOUT = 5.0
+"""How long a start waits, in seconds, for the hooks, before it serves without knowing them."""
+RETRY_STORE = 1.0
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """Where a running daemon can be reached."""
+
+    url: str
+    admin_url: str | None
+
+
+Ready = Callable[[Bound], Awaitable[None]]
+Accepted = Callable[[Message], None]
+
+
+def serve(settings: Settings, *, ready: Ready | None = None, accepted: Accepted | None = None) -> int:
+    """Run the daemon until SIGTERM or SIGINT, and return its exit status.
+
+    `ready` is awaited once everything listens, `accepted` is called for each accepted delivery. Raises
+    `ConfigurationError` or `StartError`, each with one line that says what to do.
+    """
+    handler = logs.configure(settings.log_level, settings.log_format)
+    try:
+        asyncio.run(_run(settings, ready, accepted))
+    finally:
+        handler.finish()
+    return 0
+
+
+async def _run(settings: Settings, ready: Ready | None, accepted: Accepted | None) -> None:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    async with contextlib.AsyncExitStack() as stack:
+        daemon = await Daemon.build(settings, stack, accepted)
+        bound = daemon.listen(stack)
+        sdnotify.notify("READY=1")
+        log.info(
+            "webhookd is ready",
+            version=__version__,
+            pid=os.getpid(),
+            listen=bound.url,
+            admin_listen=bound.admin_url,
+            store=settings.shown("store"),
+            broker=settings.shown("broker"),
+            hooks=len(daemon.table),
+        )
+        if ready is not None:
+            await ready(bound)
+        await stop.wait()
+        await daemon.stop()
+    log.info("webhookd has stopped")
+
+
+class Daemon:
+    """The parts of a running daemon. `build` is their only constructor; what it opens, the given stack closes."""
+
+    def __init__(
+        self, settings: Settings, statedir: StateDir, table: HookTable, spool: Spool, front: Front, vitals: Vitals
+    ) -> None:
+        self.settings = settings
+        self.statedir = statedir
+        self.table = table
+        self.spool = spool
+        self.front = front
+        self.vitals = vitals
+        self._servers: list[HTTPServer] = []
+
+    @classmethod
+    async def build(cls, settings: Settings, stack: contextlib.AsyncExitStack, accepted: Accepted | None) -> Daemon:
+        """Open everything but the listeners."""
+        registry = load(settings.plugins_dir, settings.load_plugins)
+        schemas = Schemas(registry)
+        bearer = Bearer(json_web_tokens(settings))
+        statedir = stack.enter_context(StateDir.claim(settings.state_dir))
+        table = HookTable()
+        share = _share(settings, table)
+        spool = await Spool.open(
+            statedir.spool_db,
+            max_bytes=settings.spool_max_bytes,
+            retention=settings.spool_retention,
+            keep=settings.broker == "spool:",
+            share=share,
+        )
+        stack.push_async_callback(spool.close)
+        store = _store(settings)
+        stack.push_async_callback(store.close)
+        examiner = Examiner(_plugins(settings), settings.publish_timeout)
+        stack.push_async_callback(examiner.close)
+        metrics = DeliveryMetrics()
+        intake = Intake(
+            ingest=Ingest(table, registry, schemas, settings.max_body),
+            publisher=spool,
+            examiner=examiner,
+            budget=Budget(settings.max_in_flight, settings.max_in_flight_bytes, share),
+            metrics=metrics,
+            refusals=logs.RefusalLog(log, time.monotonic),
+            log_accepted=settings.log_deliveries == "all",
+            log_refused=settings.log_deliveries != "none",
+            outcome="spooled",
+            on_accepted=accepted,
+        )
+        vitals = Vitals(table, intake.budget, spool, lambda: intake.stopping)
+        await stack.enter_async_context(_following(store, table, vitals))
+        service = ConfigService(store, table, registry, schemas, bearer, settings.secret_grace, settings.public_url)
+        return cls(settings, statedir, table, spool, Front(intake, config_app(service)), vitals)
+
+    def listen(self, stack: contextlib.AsyncExitStack) -> Bound:
+        """Bind the listeners and serve on them."""
+        pulse = Pulse(self.front.intake.refusals.flush, _watchdog())
+        beating = asyncio.get_running_loop().create_task(pulse.run())
+        stack.callback(beating.cancel)
+        given = sdnotify.inherited_sockets()
+        public = inherited(given) if given else listen(self.settings.listen, "listen")
+        stack.callback(public.close)
+        admin: Listener | None = None
+        if self.settings.admin_listen:
+            admin = listen(self.settings.admin_listen, "admin_listen")
+            stack.callback(admin.close)
+            exposition = Exposition(self.front.intake.metrics.collect, self.vitals.collect, pulse.collect)
+            self._serve(admin_app(self.vitals.readiness, exposition), admin.sockets)
+        self._serve(control_app(self.spool), [_control_socket(self.statedir.control_socket, stack)])
+        self._serve(self.front, public.sockets)
+        return Bound(public.url, None if admin is None else admin.url)
+
+    async def stop(self) -> None:
+        """Accept nothing new, answer what is in work within `stop_timeout`, then let go of every connection."""
+        sdnotify.notify("STOPPING=1")
+        intake = self.front.intake
+        intake.stopping = True
+        log.info("webhookd is stopping", in_flight=len(intake.open))
+        self._servers[-1].stop()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self.settings.stop_timeout):
+                while intake.open:
+                    await asyncio.sleep(0.01)
+        if intake.open:
+            log.warning("deliveries left unanswered: stop_timeout has passed", count=len(intake.open))
+        for server in reversed(self._servers):
+            server.stop()
+            await server.close_all_connections()
+
+    def _serve(self, app: Front | web.Application, sockets: list[socket.socket]) -> None:
+        server = HTTPServer(
+            app,
+            max_header_size=MAX_HEADER,
+            max_body_size=_NO_LIMIT,
+            idle_connection_timeout=IDLE_TIMEOUT,
+            body_timeout=BODY_TIMEOUT,
+        )
+        server.add_sockets(sockets)
+        self._servers.append(server)
+
+
+def _share(settings: Settings, table: HookTable) -> Callable[[], float]:
+    def share() -> float:
+        return settings.tenant_share if table.tenants > 1 else 1.0
+
+    return share
+
+
+def _store(settings: Settings) -> HookStore:
+    return SqliteStore(Path(settings.store.removeprefix("sqlite://")))
+
+
+def _plugins(settings: Settings) -> Plugins:
+    return Plugins(str(settings.plugins_dir) if settings.plugins_dir else None, settings.load_plugins)
+
+
+def _control_socket(path: Path, stack: contextlib.AsyncExitStack) -> socket.socket:
+    with short_socket_path(path) as short:
+        control = bind_unix_socket(short, 0o600)
+    stack.callback(path.unlink, missing_ok=True)
+    return control
+
+
+def _watchdog() -> Callable[[], None]:
+    """Return what feeds systemd's watchdog from a beat of the event loop."""
+    interval = sdnotify.watchdog_interval()
+    due = time.monotonic()
+
+    def feed() -> None:
+        nonlocal due
+        if interval is not None and time.monotonic() >= due:
+            due = time.monotonic() + interval - PULSE
+            sdnotify.notify("WATCHDOG=1")
+
+    return feed
+
+
+@contextlib.asynccontextmanager
+async def _following(store: HookStore, table: HookTable, vitals: Vitals) -> AsyncIterator[None]:
+    """Keep `table` current; enter once it has been loaded, or after LOAD_TIMEOUT without."""
+    task = asyncio.get_running_loop().create_task(_follow(store, table, vitals))
+    try:
+        deadline = time.monotonic() + LOAD_TIMEOUT
+        while not table.loaded and time.monotonic() < deadline:
+            await asyncio.sleep(0.005)
+        gc.collect()
+        gc.freeze()  # hooks are here to stay: no collection need look at them again
+        yield
+    finally:
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+
+async def _follow(store: HookStore, table: HookTable, vitals: Vitals) -> None:
+    while True:
+        try:
+            async for change in store.changes():
+                table.apply(change)
+                vitals.store_fault = None
+        except StoreError as error:
+            if vitals.store_fault is None:
+                log.error("the hooks in memory no longer follow the store", error=str(error))
+            vitals.store_fault = str(error)
+            table.current = False
+        await asyncio.sleep(RETRY_STORE)

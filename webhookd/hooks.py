@@ -1,0 +1,98 @@
+"""Every hook in memory: lookups cost the same for one hook and for a million, and ask the store nothing."""
+
+from __future__ import annotations
+
+import asyncio
+
+from webhookd.datasource import same
+from webhookd.errors import HooksNotCurrent, UnknownHook
+from webhookd.model import Hook
+from webhookd.ports import Change, Deleted, Snapshot
+
+
+class HookTable:
+    """The mirror of the store. Only `apply`, fed with the store's changes in their order, writes to it."""
+
+    def __init__(self) -> None:
+        self.revision = 0
+        """The store's revision that this table has reached."""
+        self.loaded = False
+        """Whether there has been a snapshot at all."""
+        self.current = False
+        """Whether the table is known to hold what the store holds; until then an unknown token may be a new one."""
+        self._hooks: dict[str, Hook] = {}
+        self._tenants: dict[str, dict[tuple[str, str], Hook]] = {}
+        self._waiters: list[tuple[int, asyncio.Future[None]]] = []
+
+    def __len__(self) -> int:
+        return len(self._hooks)
+
+    @property
+    def tenants(self) -> int:
+        """How many tenants have hooks."""
+        return len(self._tenants)
+
+    def find(self, api_token: str, token: str) -> Hook:
+        """Return the hook with this address; both parts are compared in constant time or by hash.
+
+        Raises `UnknownHook`, or `HooksNotCurrent` where the address may belong to a hook that has not arrived yet.
+        """
+        hook = self._hooks.get(token)
+        if hook is not None and same(api_token, hook.api_token):
+            return hook
+        if not self.current:
+            raise HooksNotCurrent("the hooks are not known to be current; send it again")
+        raise UnknownHook("no hook has this address")
+
+    def get(self, token: str) -> Hook | None:
+        """Return the hook with this token, if any."""
+        return self._hooks.get(token)
+
+    def by_key(self, tenant: str, datasource: str, event: str) -> Hook | None:
+        """Return the tenant's hook for this datasource and event, if any."""
+        return self._tenants.get(tenant, {}).get((datasource, event))
+
+    def of_tenant(self, tenant: str) -> list[Hook]:
+        """Return the tenant's hooks, oldest first."""
+        return sorted(self._tenants.get(tenant, {}).values(), key=lambda hook: (hook.created_at, hook.token))
+
+    def apply(self, change: Change) -> None:
+        """Take over one change of the store; a snapshot replaces everything at once."""
+        match change:
+            case Snapshot(hooks=hooks, revision=revision):
+                self._hooks = {hook.token: hook for hook in hooks}
+                self._tenants = {}
+                for hook in hooks:
+                    self._tenants.setdefault(hook.tenant, {})[hook.datasource, hook.event] = hook
+                self.loaded = self.current = True
+            case Deleted(token=token, revision=revision):
+                self._forget(token)
+            case Hook(revision=revision):
+                self._forget(change.token)
+                self._hooks[change.token] = change
+                self._tenants.setdefault(change.tenant, {})[change.datasource, change.event] = change
+        self.revision = revision
+        self._wake()
+
+    async def reached(self, revision: int) -> None:
+        """Return once the table holds the store's `revision`, so that a caller finds what it has just written."""
+        if self.revision >= revision:
+            return
+        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.append((revision, waiter))
+        await waiter
+
+    def _forget(self, token: str) -> None:
+        hook = self._hooks.pop(token, None)
+        if hook is None:
+            return
+        of_tenant = self._tenants[hook.tenant]
+        of_tenant.pop((hook.datasource, hook.event), None)
+        if not of_tenant:
+            del self._tenants[hook.tenant]
+
+    def _wake(self) -> None:
+        for revision, waiter in self._waiters:
+            if revision <= self.revision and not waiter.done():
+                waiter.set_result(None)
+        self._waiters = [(revision, waiter) for revision, waiter in self._waiters if not waiter.done()]

@@ -1,0 +1,292 @@
+"""Tenants manage their hooks: /wh/config and /wh/datasources."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import msgspec
+import structlog
+from tornado import httputil, web
+
+from webhookd import config
+from webhookd.auth import Bearer, Caller
+from webhookd.body import check_content_type
+from webhookd.errors import (
+    BodyTooLarge,
+    Conflict,
+    InvalidInput,
+    MethodNotAllowed,
+    NotFound,
+    Rejected,
+    StoreError,
+    StoreUnavailable,
+)
+from webhookd.hooks import HookTable
+from webhookd.http_problem import PROBLEM_TYPE, bug, http_date, problem, problem_body, reason_phrase
+from webhookd.http_reply import Exchange
+from webhookd.ingest import SchemaCheck
+from webhookd.model import Hook
+from webhookd.ports import HookStore
+from webhookd.registry import Registry
+
+MAX_CONFIG_BODY = 64 * 1024
+"""The largest body, in bytes, that the config API takes."""
+STORE_TIMEOUT = 5.0
+"""How long, in seconds, a request waits for the store, and for this node to have seen what it wrote."""
+DRAIN_LIMIT = 32 * 1024 * 1024
+_ATTEMPTS = 10
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class ConfigService:
+    """What the config API does, apart from HTTP."""
+
+    store: HookStore
+    table: HookTable
+    datasources: Registry
+    schemas: SchemaCheck
+    bearer: Bearer
+    secret_grace: float
+    public_url: str | None
+    now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
+
+    async def put(self, caller: Caller, wish: config.Wish, given: str | None, default: str) -> Hook:
+        """Create or update the caller's hook as `wish` says, and return it once this node knows it.
+
+        `given` is the base URL that the request asked for, `default` the one of a new hook without. Raises
+        `StoreUnavailable`; repeating the call is safe.
+        """
+        current = self.table.by_key(caller.tenant, wish.datasource, wish.event)
+        async with _store_deadline():
+            for _ in range(_ATTEMPTS):
+                now_ms = self.now_ms()
+                if current is None:
+                    source = self.datasources.get(wish.datasource)
+                    wanted = config.new_hook(wish, caller, given or default, source, now_ms)
+                else:
+                    wanted = config.updated(current, wish, given, now_ms, self.secret_grace)
+                if wanted == current:
+                    return wanted
+                try:
+                    stored = await self.store.put(wanted)
+                except Conflict as conflict:
+                    current = conflict.current  # somebody was faster: on top of what is there now
+                else:
+                    await self.table.reached(stored.revision)
+                    return stored
+        raise StoreUnavailable("the hook is being changed by too many at once; try again")
+
+    async def delete(self, hook: Hook) -> None:
+        """Delete the hook, and return once this node refuses deliveries to it; raises `StoreUnavailable`."""
+        async with _store_deadline():
+            await self.table.reached(await self.store.delete(hook.token))
+
+
+@asynccontextmanager
+async def _store_deadline() -> AsyncIterator[None]:
+    """Turn whatever keeps the store from answering into `StoreUnavailable`."""
+    try:
+        async with asyncio.timeout(STORE_TIMEOUT):
+            yield
+    except (TimeoutError, StoreError) as error:
+        log.warning("the store of hooks failed", error=str(error) or "no answer in time")
+        raise StoreUnavailable("the store of hooks cannot be reached; repeating the request is safe") from None
+
+
+class ConfigHandler(web.RequestHandler):
+    """What the handlers of the config API share: methods, bearer tokens, problem+json."""
+
+    ALLOW: ClassVar[tuple[str, ...]] = ()
+    caller: Caller
+
+    def initialize(self, service: ConfigService) -> None:
+        """Take what `Application` hands over."""
+        self.service = service
+
+    async def prepare(self) -> None:
+        """Refuse a method that is not there, before the token is looked at; then find out who calls."""
+        if self.request.method not in self.ALLOW:
+            raise MethodNotAllowed(self.ALLOW)
+        authorization = self.request.headers.get_list("Authorization")
+        self.caller = await self.service.bearer.caller(authorization, time.time())
+
+    def set_default_headers(self) -> None:
+        """Say nothing of the server's make."""
+        self.clear_header("Server")
+        self.set_header("Date", http_date())
+
+    def compute_etag(self) -> None:
+        """Have no ETag: answers are small, and nothing may tell two 404 apart."""
+
+    def own_hook(self, token: str) -> Hook:
+        """Return the caller's hook; another tenant's is as little there as a missing one."""
+        hook = self.service.table.get(token)
+        if hook is None or hook.tenant != self.caller.tenant:
+            raise NotFound("there is no such hook")
+        return hook
+
+    def write_json(self, document: object) -> None:
+        """Answer 200 with `document`."""
+        self.set_header("Content-Type", "application/json")
+        self.write(msgspec.json.encode(document))
+
+    def write_error(self, status_code: int, **kwargs: Any) -> None:
+        """Answer with a problem, whatever it was."""
+        error = kwargs.get("exc_info", (None, None, None))[1]
+        if isinstance(error, Rejected):
+            status, headers, body = problem(error)
+        elif isinstance(error, web.HTTPError) and status_code == MethodNotAllowed.status:
+            status, headers, body = problem(MethodNotAllowed(self.ALLOW) if self.ALLOW else NotFound("nothing here"))
+        elif isinstance(error, web.HTTPError):
+            phrase = reason_phrase(status_code)
+            status, headers, body = status_code, {"Content-Type": PROBLEM_TYPE}, problem_body(status_code, phrase, "")
+        else:
+            status, headers, body = bug()
+        self.set_status(status)
+        for name, value in headers.items():
+            self.set_header(name, value)
+        self.finish(body)
+
+    def log_exception(self, typ: Any, value: BaseException | None, tb: Any) -> None:  # noqa: ARG002 - Tornado's
+        """Log what is a bug; Tornado's own line would quote the request, and with it the tokens in its URL."""
+        if not isinstance(value, Rejected | web.HTTPError):
+            log.error("a request failed by a bug", exc_info=value, method=self.request.method)
+
+
+class HooksHandler(ConfigHandler):
+    """`/wh/config`: create, update, list."""
+
+    ALLOW = ("GET", "POST")
+
+    def get(self) -> None:
+        """List the caller's hooks."""
+        self.write_json([config.details(hook) for hook in self.service.table.of_tenant(self.caller.tenant)])
+
+    async def post(self) -> None:
+        """Create or update a hook."""
+        check_content_type(self.request.headers.get("Content-Type"))
+        service = self.service
+        origins = self.request.headers.get_list(config.ORIGIN_HEADER)
+        wish, given = config.read_wish(self.request.body, origins, service.datasources, service.schemas)
+        hook = await service.put(self.caller, wish, given, self._own_url())
+        self.write_json(config.details(hook))
+
+    def _own_url(self) -> str:
+        """Return the base URL of a hook for which none was asked."""
+        if self.service.public_url is not None:
+            return self.service.public_url.rstrip("/")
+        if config.parse_host(self.request.host) is None:
+            raise InvalidInput(
+                "the Host header is no host", [{"field": "Host", "message": "must be host or host:port"}]
+            )
+        return f"{self.request.protocol}://{self.request.host}"
+
+
+class HookHandler(ConfigHandler):
+    """`/wh/config/<token>`: show, ask for, delete."""
+
+    ALLOW = ("GET", "HEAD", "DELETE")
+
+    def get(self, token: str) -> None:
+        """Show one hook."""
+        self.write_json(config.details(self.own_hook(token)))
+
+    def head(self, token: str) -> None:
+        """Say whether the hook is there."""
+        self.own_hook(token)
+
+    async def delete(self, token: str) -> None:
+        """Delete the hook."""
+        await self.service.delete(self.own_hook(token))
+        self.set_status(204)
+
+
+class DatasourcesHandler(ConfigHandler):
+    """`/wh/datasources`: what is supported."""
+
+    ALLOW = ("GET",)
+
+    def get(self) -> None:
+        """List the datasources that have a plugin."""
+        self.write_json([self.service.datasources.describe(name) for name in self.service.datasources.known])
+
+
+class NotFoundHandler(ConfigHandler):
+    """Everything else."""
+
+    async def prepare(self) -> None:
+        """Refuse, whoever calls."""
+        raise NotFound("there is nothing here: see /wh/config and /wh/datasources")
+
+
+def config_app(service: ConfigService) -> web.Application:
+    """Return the application that serves the config API."""
+    given = {"service": service}
+    return web.Application(
+        [
+            ("/wh/config", HooksHandler, given),
+            ("/wh/config/([^/]+)", HookHandler, given),
+            ("/wh/datasources", DatasourcesHandler, given),
+        ],
+        default_handler_class=NotFoundHandler,
+        default_handler_args=given,
+        log_function=_log_request,
+    )
+
+
+def _log_request(handler: web.RequestHandler) -> None:
+    """Log a request to the config API: what was done by whom, never the token in its path."""
+    caller = getattr(handler, "caller", None)
+    log.info(
+        "config request",
+        method=handler.request.method,
+        resource=type(handler).__name__.removesuffix("Handler").lower(),
+        status=handler.get_status(),
+        tenant=None if caller is None else caller.tenant,
+        duration=round(handler.request.request_time(), 6),
+    )
+
+
+class ConfigExchange(Exchange):
+    """A request to the config API: bounded, then handed to its application."""
+
+    def __init__(self, connection: httputil.HTTPConnection, inner: httputil.HTTPMessageDelegate) -> None:
+        super().__init__(connection, drain_limit=DRAIN_LIMIT)
+        self._inner = inner
+        self._size = 0
+
+    def begin(self, start_line: httputil.RequestStartLine, headers: httputil.HTTPHeaders, length: int | None) -> None:
+        """Refuse what is too large by its own word; hand the rest on."""
+        if length is not None and length > MAX_CONFIG_BODY:
+            self._too_large()
+            return
+        if "Content-Type" in headers:
+            # Tornado parses forms before any handler runs: it does not know one whose type is not at the beginning
+            headers["Content-Type"] = f";{headers['Content-Type']}"
+        self._inner.headers_received(start_line, headers)
+
+    def part(self, chunk: bytes) -> None:
+        """Hand on, up to the limit."""
+        self._size += len(chunk)
+        if self._size > MAX_CONFIG_BODY:
+            self._too_large()
+        else:
+            self._inner.data_received(chunk)
+
+    def end(self) -> None:
+        """Let the application answer."""
+        self._inner.finish()
+
+    def closed(self) -> None:
+        """Tell the application."""
+        self._inner.on_connection_close()
+
+    def _too_large(self) -> None:
+        self.reply_problem(BodyTooLarge(f"the body is over {MAX_CONFIG_BODY} bytes"))

@@ -1,0 +1,70 @@
+"""Which request goes where: deliveries to their own exchange, everything else to the config API."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from tornado import httputil, web
+
+from webhookd.http_config import ConfigExchange
+from webhookd.http_ingest import DeliveryExchange, Intake
+
+
+class Front(httputil.HTTPServerConnectionDelegate):
+    """The seam between an HTTP server and webhookd: any server that speaks Tornado's delegate interface fits."""
+
+    def __init__(self, intake: Intake, app: web.Application) -> None:
+        self.intake = intake
+        self.app = app
+
+    def start_request(self, server_conn: object, request_conn: httputil.HTTPConnection) -> httputil.HTTPMessageDelegate:
+        """Return who takes the next request of a connection."""
+        return _Dispatch(self, server_conn, request_conn)
+
+    def on_close(self, server_conn: object) -> None:
+        """Take note that a connection is closed: nothing here is kept by connection."""
+
+
+class _Dispatch(httputil.HTTPMessageDelegate):
+    """Waits for the head of a request, which names its taker, and hands everything on to that one."""
+
+    def __init__(self, front: Front, server_conn: object, connection: httputil.HTTPConnection) -> None:
+        self._front = front
+        self._server_conn = server_conn
+        self._connection = connection
+        self._taker: httputil.HTTPMessageDelegate
+
+    def headers_received(
+        self, start_line: httputil.RequestStartLine | httputil.ResponseStartLine, headers: httputil.HTTPHeaders
+    ) -> None:
+        assert isinstance(start_line, httputil.RequestStartLine)  # noqa: S101 - for the type checker: a server's
+        if not start_line.path.startswith("/"):
+            start_line = start_line._replace(path=_origin_form(start_line.path))
+        parts = start_line.path.partition("?")[0].split("/")
+        match parts:
+            case ["", "wh", first, token] if first != "config":
+                self._taker = DeliveryExchange(self._connection, self._front.intake, first, token)
+            case _:
+                inner = self._front.app.start_request(self._server_conn, self._connection)
+                self._taker = ConfigExchange(self._connection, inner)
+        self._taker.headers_received(start_line, headers)
+
+    def data_received(self, chunk: bytes) -> None:
+        self._taker.data_received(chunk)
+
+    def finish(self) -> None:
+        self._taker.finish()
+
+    def on_connection_close(self) -> None:
+        self._taker.on_connection_close()
+
+
+def _origin_form(target: str) -> str:
+    """Return the path and query of an absolute-form target (RFC 9112, section 3.2.2), other forms as they are."""
+    try:
+        parts = urlsplit(target)
+    except ValueError:
+        return target
+    if parts.scheme.lower() not in ("http", "https"):
+        return target
+    return (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
