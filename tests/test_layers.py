@@ -1,0 +1,212 @@
+"""Holds the table of who may import whom, and the habits that keep the code readable, by walking the syntax trees."""
+
+import ast
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import webhookd
+
+ROOT = Path(__file__).parents[1]
+
+LAYERS = (
+    {"version", "model"},
+    {"errors", "forms", "sdnotify", "tsfield"},
+    {"datasource", "ports", "auth", "body", "limits", "settings"},
+    {"hookspecs", "hooks", "schema", "generic"},
+    {"registry", "ingest"},
+    {"examiner", "config", "metrics"},
+    {"http_problem"},
+    {"daemon"},
+    {"cli"},
+    {"__main__"},
+)
+"""A module may import what is in the lines above its own, and nothing of webhookd else."""
+
+EDGE = {"adapters": {"model", "errors", "ports"}}
+"""Packages whose modules may import only what is named here, and each other; the layers below `EDGE_BELOW` use them."""
+EDGE_BELOW = "config"
+
+LIBRARIES = {
+    "pluggy": {"hookspecs", "registry"},
+    "tornado": {"http*", "daemon", "control"},
+    "jsonschema": {"schema"},
+    "jsonschema_rs": {"schema"},
+    "sqlite3": {"adapters*"},
+    "prometheus_client": {"metrics"},
+    "jwt": {"auth"},
+}
+"""Where a library may be imported; `*` stands for the rest of a name."""
+
+ENVIRONMENT = {"settings", "sdnotify", "cli*"}
+"""Who may look into the environment."""
+
+STATUSES = {200, 201, 204, 400, 401, 403, 404, 405, 408, 413, 415, 417, 422, 431, 500, 501, 503}
+STATUS_PLACES = {"errors", "http*", "cli*"}
+"""Who may name HTTP statuses: the table of refusals, the HTTP face, and the commands that are clients of it."""
+
+BANNED_NAMES = {"util", "utils", "helper", "helpers", "common", "base", "manager", "service", "misc"}
+LONGEST_FUNCTION = 39
+LONGEST_MODULE = 299
+
+
+def modules(*folders: str) -> dict[str, Path]:
+    """Return every module by its name inside its folder (`adapters.sqlite`), packages by their own (`adapters`)."""
+    found = {}
+    for folder in folders:
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            parts = path.relative_to(ROOT / folder).with_suffix("").parts
+            name = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+            found[name] = path
+    return found
+
+
+CORE = modules("webhookd")
+PLUGINS = modules("plugins")
+TREES = {path: ast.parse(path.read_text()) for path in [*CORE.values(), *PLUGINS.values()]}
+NAMES = sorted(name for name in CORE if name)
+
+
+def imported(path: Path) -> Iterator[tuple[str, list[str]]]:
+    """Yield each module that a file imports, by its full name, with the names that are taken from it."""
+    for node in ast.walk(TREES[path]):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, []) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative imports hide where a name comes from"
+            yield node.module or "", [alias.name for alias in node.names]
+
+
+def own_imports(path: Path) -> set[str]:
+    """Return the modules of webhookd that a file imports, without the prefix; "" is the package itself."""
+    found = set()
+    for module, names in imported(path):
+        top, _, rest = module.partition(".")
+        if top != "webhookd":
+            continue
+        inner = {f"{rest}.{name}".lstrip(".") for name in names}
+        submodules = inner & CORE.keys()
+        found |= submodules
+        if inner - submodules or not names:
+            found.add(rest)
+    return found
+
+
+def line_of(name: str) -> int:
+    """Return the layer of a module; modules of a package stand where the package does."""
+    (line,) = [number for number, layer in enumerate(LAYERS) if name in layer or name.partition(".")[0] in layer]
+    return line
+
+
+def matches(name: str, patterns: set[str]) -> bool:
+    return any(name == p or (p.endswith("*") and name.startswith(p[:-1])) for p in patterns)
+
+
+def edge_of(name: str) -> str | None:
+    top = name.partition(".")[0]
+    return top if top in EDGE else None
+
+
+def test_every_module_has_its_place() -> None:
+    placed = [name for layer in LAYERS for name in layer] + list(EDGE)
+    assert len(placed) == len(set(placed))
+    assert {name.partition(".")[0] for name in NAMES} == set(placed)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_module_imports_only_from_the_layers_above(name: str) -> None:
+    mine = own_imports(CORE[name])
+    assert "" not in mine, "webhookd/__init__.py is for plugins"
+    if edge := edge_of(name):
+        strangers = {other for other in mine if edge_of(other) != edge} - EDGE[edge]
+    elif name.partition(".")[0] == "cli":
+        strangers = {o for o in mine if not edge_of(o) and not o.startswith("cli") and line_of(o) >= line_of(name)}
+    else:
+        edges = {other for other in mine if edge_of(other)}
+        assert not edges or line_of(name) > line_of(EDGE_BELOW)
+        strangers = {other for other in mine - edges if line_of(other) >= line_of(name)}
+    assert strangers == set()
+
+
+@pytest.mark.parametrize("path", PLUGINS.values(), ids=PLUGINS.keys())
+def test_plugin_imports_only_what_the_package_exports(path: Path) -> None:
+    assert own_imports(path) <= {""}
+    taken = {name for module, names in imported(path) if module == "webhookd" for name in names}
+    assert taken <= set(webhookd.__all__)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_library_stays_where_it_belongs(name: str) -> None:
+    tops = {module.partition(".")[0] for module, _ in imported(CORE[name])}
+    lost = [library for library, places in LIBRARIES.items() if library in tops and not matches(name, places)]
+    assert lost == []
+
+
+def test_core_names_no_plugin() -> None:
+    named = {name: own_imports(path) & {"plugins", *(f"plugins.{p}" for p in PLUGINS)} for name, path in CORE.items()}
+    assert {name: found for name, found in named.items() if found} == {}
+
+
+@pytest.mark.parametrize("name", sorted(set(NAMES) - {n for n in NAMES if matches(n, ENVIRONMENT)}))
+def test_environment_is_read_in_one_place(name: str) -> None:
+    looks = [
+        node.lineno
+        for node in ast.walk(TREES[CORE[name]])
+        if isinstance(node, ast.Attribute) and node.attr in {"environ", "environb", "getenv", "getenvb"}
+    ]
+    assert looks == []
+
+
+@pytest.mark.parametrize("name", sorted(n for n in NAMES if not matches(n, STATUS_PLACES)))
+def test_status_codes_stay_in_the_http_face(name: str) -> None:
+    tree = TREES[CORE[name]]
+    constants = {
+        id(part)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Assign | ast.AnnAssign)
+        and all(isinstance(t, ast.Name) and t.id.isupper() for t in getattr(node, "targets", None) or [node.target])
+        for part in ast.walk(node)
+    }
+    found = [
+        (node.lineno, node.value)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Constant) and type(node.value) is int and node.value in STATUSES
+        if id(node) not in constants
+    ]
+    assert found == []
+
+
+@pytest.mark.parametrize("path", TREES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_names_say_something(path: Path) -> None:
+    assert path.stem not in BANNED_NAMES
+    classes = [node.name for node in ast.walk(TREES[path]) if isinstance(node, ast.ClassDef)]
+    empty = [name for name in classes if re.search(r"(Manager|Service|Helper|Util|Utils|Base|Common)$", name)]
+    assert empty == []
+
+
+@pytest.mark.parametrize("path", TREES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_functions_and_modules_are_short(path: Path) -> None:
+    lengths = {
+        node.name: node.end_lineno - node.lineno + 1
+        for node in ast.walk(TREES[path])
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+    assert {name: lines for name, lines in lengths.items() if lines > LONGEST_FUNCTION} == {}
+    assert len(path.read_text().splitlines()) <= LONGEST_MODULE
+
+
+@pytest.mark.parametrize("path", TREES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_module_docstring_is_there(path: Path) -> None:
+    text = ast.get_docstring(TREES[path])
+    assert text
+    assert text.splitlines()[0].endswith((".", ",", ":")) or len(text.splitlines()) > 1
+
+
+def test_standard_library_and_declared_dependencies_are_all_that_is_imported() -> None:
+    declared = {"tornado", "jwt", "cryptography", "jsonschema", "jsonschema_rs", "referencing", "pluggy", "msgspec"}
+    declared |= {"click", "prometheus_client", "structlog", "uuid_utils"}
+    tops = {module.partition(".")[0] for path in TREES for module, _ in imported(path)}
+    assert tops - sys.stdlib_module_names - declared == {"webhookd"}

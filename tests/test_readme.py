@@ -1,0 +1,305 @@
+"""Runs what README.md says, in the order in which it says it, and holds the tables of the documents against the code."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from harness import Daemon, free_port, request
+
+from webhookd import errors, registry, settings
+from webhookd.errors import Rejected
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+OPERATING = (ROOT / "docs" / "operating.md").read_text()
+MAKEFILE = (ROOT / "Makefile").read_text()
+BLOCK = re.compile(r"^```(\w+)(?: (\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def blocks(text: str, language: str) -> list[tuple[str | None, str]]:
+    """Return the fenced blocks of a language, each with the file name behind it, if there is one."""
+    return [(name or None, body) for kind, name, body in BLOCK.findall(text) if kind == language]
+
+
+def table(text: str, header: str) -> list[list[str]]:
+    """Return the rows of the table that begins with `header`, cell by cell."""
+    start = text.index(f"\n{header}\n")
+    lines = text[start:].strip().splitlines()[2:]
+    rows = []
+    for line in lines:
+        if not line.startswith("|"):
+            break
+        rows.append([cell.strip() for cell in line.strip("|").split(" | ")])
+    assert rows
+    return rows
+
+
+def code(cell: str) -> list[str]:
+    """Return what is in backquotes."""
+    return re.findall(r"`([^`]+)`", cell)
+
+
+# --- every command ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tour(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Run every block of bash in README.md in one shell, as pasted, on ports of its own; return all that it printed."""
+    folder = tmp_path_factory.mktemp("readme")
+    (folder / ".venv").symlink_to(sys.prefix)
+    for name, body in blocks(README, "python"):
+        if name:
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_text(body)
+    ports = {"127.0.0.1:8080": f"127.0.0.1:{free_port()}", "127.0.0.1:9180": f"127.0.0.1:{free_port()}"}
+    script = "set -eu\ntrap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n"
+    for number, (_, body) in enumerate(blocks(README, "bash")):
+        script += f"echo '== block {number}'\n{body}"
+    for documented, free in ports.items():
+        script = script.replace(documented, free)
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("WEBHOOKD_")}
+    environ |= {
+        "WEBHOOKD_LISTEN": ports["127.0.0.1:8080"],
+        "WEBHOOKD_ADMIN_LISTEN": ports["127.0.0.1:9180"],
+        "WEBHOOKD_URL": f"http://{ports['127.0.0.1:8080']}",
+    }
+    done = subprocess.run(
+        ["bash", "-c", script],
+        cwd=folder,
+        env=environ,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=110,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+def block(tour: str, command: str) -> str:
+    """Return what the block that holds `command` printed."""
+    (number,) = [n for n, (_, body) in enumerate(blocks(README, "bash")) if command in body]
+    return tour.partition(f"== block {number}\n")[2].partition("== block ")[0]
+
+
+def test_tour_creates_a_hook(tour: str) -> None:
+    assert '"status":"ok"' in block(tour, "/readyz").replace(" ", "")
+    details = block(tour, "tee hook.json")
+    assert '"hookUrl"' in details
+    assert "a secret of this tour" not in details
+
+
+def test_tour_sends_signed_pushes_that_are_accepted(tour: str) -> None:
+    assert "204" in block(tour, "webhookd send")
+    by_hand = block(tour, "openssl dgst")
+    assert by_hand.startswith("HTTP/1.1 204")
+    assert "x-webhookd-receipt:" in by_hand.lower()
+
+
+def test_tour_shows_a_refusal(tour: str) -> None:
+    refused = block(tour, """-d '{"ref": "refs/heads/main"}'""")
+    assert refused.startswith("HTTP/1.1 401")
+    assert "application/problem+json" in refused
+
+
+def test_tour_shows_the_messages(tour: str) -> None:
+    shown = block(tour, "webhookd tail\n")
+    assert shown.count("github") >= 2
+    assert shown.count("1714564800") >= 1
+
+
+def test_tour_lists_hooks_and_plugins(tour: str) -> None:
+    listed = block(tour, "webhookd hooks list")
+    assert "push" in listed
+    assert "Docker Hub" in listed
+
+
+def test_a_bad_setting_is_told_as_readme_says(tour: str) -> None:
+    told = block(tour, "25MBit")
+    assert "max_body" in told
+    assert "exit status 2" in told
+
+
+def test_plugin_of_readme_is_found(tour: str) -> None:
+    shown = block(tour, "webhookd plugins show acme")
+    assert "Acme Deploys" in shown
+    assert "finished_at" in shown
+
+
+def test_plugin_of_readme_is_short_and_serves(tmp_path: Path) -> None:
+    ((name, source),) = [(name, body) for name, body in blocks(README, "python") if name]
+    assert len([line for line in source.splitlines() if line]) <= 25
+    (tmp_path / "plugins.d").mkdir()
+    (tmp_path / name).write_text(source)
+    with Daemon(tmp_path, plugins_dir=str(tmp_path / "plugins.d")) as daemon:
+        hook = daemon.hook("acme", "deployed", secret="a secret of Acme")
+        assert hook["tsField"] == "finished_at"
+        send = ["send", "acme", "deployed", hook["hookUrl"], "--plugins-dir", "plugins.d", "--secret"]
+        assert daemon.run(*send, "a secret of Acme").returncode == 0
+        assert daemon.run(*send, "another secret").returncode == 1
+        assert [message["datasource"] for message in daemon.messages()] == ["acme"]
+
+
+def test_make_run_is_webhookd_dev_and_its_curl_line_works(tmp_path: Path) -> None:
+    """`make run` runs this command after the set-up; the line that it prints answers 204 as pasted."""
+    assert "$(BIN)/webhookd dev $(ARGS)" in MAKEFILE
+    daemon = Daemon(tmp_path)
+    log = tmp_path / "dev.log"
+    command = [
+        daemon.command()[0],
+        "dev",
+        f"--listen=127.0.0.1:{daemon.port}",
+        f"--admin-listen=127.0.0.1:{daemon.admin_port}",
+    ]
+    with log.open("wb") as out:
+        daemon.process = subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=daemon.environ, cwd=tmp_path
+        )
+    try:
+        daemon.wait_ready()
+        (line,) = re.findall(r"^\s*(curl .*(?:\\\n.*)*)$", log.read_text(), re.MULTILINE)
+        pasted = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=30, check=True)
+        assert "204" in pasted.stdout
+        assert str(daemon.port) in line
+    finally:
+        assert daemon.stop() == 0
+
+
+def test_make_targets_named_in_documents_exist() -> None:
+    targets = set(re.findall(r"^([a-z]+):", MAKEFILE, re.MULTILINE))
+    named = set(re.findall(r"\bmake ([a-z]+)\b(?= |`|$)", README + (ROOT / ".ci" / "run").read_text(), re.MULTILINE))
+    assert {"run", "test"} <= named
+    assert {name for name in named if f"`make {name}" in README or f"\nmake {name}" in README} <= targets
+    assert (ROOT / ".ci" / "run").read_text().strip().endswith("exec make test")
+
+
+# --- what the documents say, against the code ------------------------------------------------------------------------
+
+
+def test_settings_table_is_of_the_code() -> None:
+    for names, default, doc in table(README, "| setting | default | what it is |"):
+        (name,) = code(names)
+        key = settings.KEYS[name]
+        assert (default, doc) == (f"`{key.default}`" if key.default else "none", key.doc)
+
+
+def test_settings_named_in_documents_exist() -> None:
+    for text in (README, OPERATING):
+        for _, body in blocks(text, "toml"):
+            assert tomllib.loads(body).keys() <= settings.KEYS.keys()
+        flags = set(re.findall(r"`(\w+_\w+)`", text)) - {"hooks_not_current"}
+        shaped = {
+            name
+            for name in flags
+            if name in settings.KEYS or name.startswith(("max_", "spool_", "jwt_", "log_", "tenant_"))
+        }
+        reasons = {one.reason for one in refusals()}
+        assert shaped - settings.KEYS.keys() - reasons == set()
+
+
+def test_datasources_table_is_that_of_the_registry() -> None:
+    known = registry.load(load_plugins=["github", "circleci", "dockerhub"]).known
+    documented: dict[tuple[str, str], tuple[str | None, bool]] = {}
+    for datasource, event, path, schema in table(README, "| datasource | event | default `tsField` | schema |"):
+        (name,) = code(datasource)
+        assert datasource.startswith(known[name].title)
+        documented[name, code(event)[0]] = (next(iter(code(path)), None), schema == "yes")
+    with_path = re.search(
+        r"Also known of GitHub, with a default `tsField` and no schema:(.*?)\.\n\n", README, re.DOTALL
+    )
+    with_neither = re.search(r"And with neither:(.*?)\.\n\n", README, re.DOTALL)
+    assert with_path
+    assert with_neither
+    github = known["github"].events
+    documented |= {("github", event): (github[event].ts_field or "?", False) for event in code(with_path[1])}
+    documented |= {("github", event): (None, False) for event in code(with_neither[1])}
+    assert documented == {
+        (name, event): (kind.ts_field, kind.schema is not None)
+        for name, datasource in known.items()
+        for event, kind in datasource.events.items()
+    }
+
+
+def refusals(above: type[Rejected] = Rejected) -> Iterator[type[Rejected]]:
+    for one in above.__subclasses__():
+        if one.__module__ == errors.__name__:
+            yield one
+            yield from refusals(one)
+
+
+def test_refusals_table_is_that_of_the_code() -> None:
+    documented = [
+        (int(status), title, *code(reason))
+        for status, title, reason, _ in table(OPERATING, "| status | title | reason | what to do |")
+    ]
+    assert len(documented) == len(set(documented))
+    assert set(documented) == {(one.status, one.title, one.reason) for one in refusals()}
+    assert [status for status, *_ in documented] == sorted(status for status, *_ in documented)
+
+
+def test_readiness_table_is_that_of_the_code() -> None:
+    tree = ast.parse((ROOT / "webhookd" / "vitals.py").read_text())
+    said: dict[str, str] = {}
+    for function in ast.walk(tree):
+        if isinstance(function, ast.FunctionDef) and function.name in ("_unready", "_degraded"):
+            for node in ast.walk(function):
+                for words in yielded(node):
+                    said[words.partition(":")[0]] = function.name[1:]
+    documented = {
+        code(reason)[0]: status
+        for reason, status, _ in table(OPERATING, "| reason | status | what it means, and what to do |")
+    }
+    assert documented == said
+
+
+def yielded(node: ast.AST) -> Iterator[str]:
+    """Yield the texts that a statement yields: literal, with values put in, or one of a table's second column."""
+    if isinstance(node, ast.Yield):
+        value = node.value.values[0] if isinstance(node.value, ast.JoinedStr) else node.value
+        if isinstance(value, ast.Constant):
+            yield value.value
+    elif isinstance(node, ast.For) and isinstance(node.iter, ast.Tuple):
+        yield from (row.elts[1].value for row in node.iter.elts)
+
+
+def test_metrics_table_is_that_of_a_daemon(shared_daemon: Daemon) -> None:
+    text = request(shared_daemon.admin_port, "GET", "/metrics").body.decode()
+    served = dict(re.findall(r"^# TYPE (webhookd_\w+) (\w+)$", text, re.MULTILINE))
+    meant = dict(re.findall(r"^# HELP (webhookd_\w+) (.+)$", text, re.MULTILINE))
+    documented = {
+        code(name)[0]: (kind, meaning) for name, kind, meaning in table(OPERATING, "| metric | type | what it is |")
+    }
+    assert documented == {name: (kind, meant[name]) for name, kind in served.items()}
+
+
+def test_documents_link_only_to_what_is_there() -> None:
+    for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
+        for link in re.findall(r"\]\(([^)]+)\)", page.read_text()):
+            parts = urlsplit(link)
+            if parts.scheme or not parts.path:
+                continue
+            target = page.parent / parts.path
+            assert target.exists(), f"{page.name}: {link}"
+            if parts.fragment:
+                headings = re.findall(r"^#+ (.+)$", target.read_text(), re.MULTILINE)
+                anchors = {re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings}
+                assert parts.fragment in anchors, f"{page.name}: {link}"
+
+
+def test_state_directory_table_names_what_is_in_it(shared_daemon: Daemon) -> None:
+    shared_daemon.deliver(shared_daemon.hook(), b"{}")
+    rows = table(OPERATING, "| file | what it is | back it up? |")
+    documented = {name for cell, *_ in rows for name in code(cell)}
+    present = {path.name for path in shared_daemon.state_dir.iterdir()}
+    assert {re.sub(r"-(wal|shm|journal)$", "", name) for name in present} == documented & present | documented - {
+        "hooks.db-wal"
+    }
