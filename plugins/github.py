@@ -60,19 +60,10 @@ _TIMES: dict[str | None, str] = {
         " org_block organization user"
     ),
 }
-_WITH_SCHEMA = [
-    "check_run",
-    "create",
-    "delete",
-    "deployment_status",
-    "issue_comment",
-    "issues",
-    "ping",
-    "pull_request",
-    "push",
-    "release",
-    "workflow_run",
-]
+_WITH_SCHEMA = {
+    *("check_run", "create", "delete", "deployment_status", "issue_comment", "issues", "ping", "pull_request"),
+    *("push", "release", "workflow_run"),
+}
 _SAMPLES: dict[str, dict[str, Any]] = {
     "fork": {"forkee": {"full_name": "ada/engine", "updated_at": "2024-06-01T10:15:00Z"}},
     "repository_dispatch": {"action": "rebuild", "branch": "main", "client_payload": {}},

@@ -162,12 +162,12 @@ def _datasources(origin: str, plugin: Any) -> list[Datasource]:
             f"{origin}: register_datasources() failed ({_cause(error)}); it must return a list of datasources"
         ) from error
     for datasource in datasources:
-        for fault in _faults(datasource):
+        for fault in contract_faults(datasource):
             raise ConfigurationError(f"{origin}: {fault}")
     return datasources
 
 
-def _faults(datasource: Any) -> Iterator[str]:
+def contract_faults(datasource: Any) -> Iterator[str]:
     """Say what about a datasource breaks the contract of `Datasource`, and what would not; what comes first matters."""
     if isinstance(datasource, type):
         yield f"register_datasources() returned the class {datasource.__name__}; return an instance"
