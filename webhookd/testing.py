@@ -34,11 +34,11 @@ def check_datasource(datasource: Datasource, *, secret: str = SECRET) -> None:
         faults = [
             fault for event, known in datasource.events.items() for fault in _event_faults(datasource, event, known)
         ]
-        faults += _reading_faults(datasource)
+        faults += _hostile_faults(datasource)
         if datasource.signs:
             faults += _signing_faults(datasource, secret)
     if faults:
-        raise AssertionError("\n".join([f"{datasource.name}:", *faults]))
+        raise AssertionError("\n".join([f"{type(datasource).__name__} breaks the contract of webhookd.Datasource:", *faults]))
 
 
 def sample_delivery(
@@ -77,24 +77,31 @@ def _event_faults(datasource: Datasource, event: str, known: EventType) -> Itera
         yield f"the sample of {event} does not fit its schema"
     if known.ts_field is not None and tsfield.resolve(known.ts_field, known.sample) is None:
         yield f"the ts_field {known.ts_field} leads nowhere in the sample of {event}"
-    named = datasource.event_type(Verified(sample_delivery(datasource, event)))
-    if named not in (None, event):
-        yield f"the sample of {event} is read as the event {named!r}"
+    yield from _reading_faults(datasource, sample_delivery(datasource, event), (None, event))
 
 
-def _reading_faults(datasource: Datasource) -> Iterator[str]:
+def _hostile_faults(datasource: Datasource) -> Iterator[str]:
     names = {name.lower() for event in datasource.events for name in datasource.sample_headers(event)}
     for headers in ({}, *(dict.fromkeys(names, value) for value in _HOSTILE_VALUES)):
         for body in _HOSTILE_BODIES:
-            delivery = Verified(_delivery(headers, body, 0))
-            for method in (datasource.event_type, datasource.delivery_id):
-                try:
-                    answer: Any = method(delivery)
-                except Exception as error:  # noqa: BLE001 - whatever it raises is the fault
-                    yield f"{method.__name__} raises {error!r} for headers {headers} and body {body[:20]!r}"
-                    continue
-                if not isinstance(answer, str | None):
-                    yield f"{method.__name__} returns {answer!r} for headers {headers} and body {body[:20]!r}"
+            yield from _reading_faults(datasource, _delivery(headers, body, 0))
+
+
+def _reading_faults(
+    datasource: Datasource, delivery: Delivery, allowed: tuple[str | None, ...] | None = None
+) -> Iterator[str]:
+    """Say how `event_type` (which may be held to be one of `allowed`) or `delivery_id` fails on a delivery."""
+    for name in ("event_type", "delivery_id"):
+        given = f"for the headers {dict(delivery.headers)} and the body {delivery.body[:40]!r}"
+        try:
+            answer: Any = getattr(datasource, name)(Verified(delivery))
+        except Exception as error:  # noqa: BLE001 - whatever it raises is the fault
+            yield f"{name} raises {error!r} {given}"
+            continue
+        if not isinstance(answer, str | None):
+            yield f"{name} returns {answer!r} {given}"
+        elif name == "event_type" and allowed and answer not in allowed:
+            yield f"event_type returns {answer!r} for the sample of {allowed[-1]}"
 
 
 def _signing_faults(datasource: Datasource, secret: str) -> Iterator[str]:
