@@ -116,9 +116,7 @@ class Settings:
     load_plugins: tuple[str, ...] | None = _row(_NAMES, "", "the installed plugins to load, by entry point name", "all")
 
     log_level: str = _row(forms.choices("debug", "info", "warning", "error"), "info", "the least level that is logged")
-    log_format: str = _row(
-        forms.choices("auto", "text", "json"), "auto", "how lines look; auto: text on a terminal, else JSON"
-    )
+    log_format: str = _row(forms.choices("auto", "text", "json"), "auto", "auto is text on a terminal, else JSON lines")
     log_deliveries: str = _row(forms.choices("refused", "all", "none"), "refused", "which deliveries are logged")
 
     def __post_init__(self) -> None:
