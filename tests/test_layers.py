@@ -14,8 +14,8 @@ ROOT = Path(__file__).parents[1]
 
 LAYERS = (
     {"version", "model"},
-    {"errors", "forms", "tsfield", "sdnotify", "logs"},
-    {"datasource", "ports", "auth", "body", "limits", "settings", "statedir", "listeners"},
+    {"errors", "forms", "tsfield", "logs"},
+    {"datasource", "ports", "auth", "body", "limits", "settings", "statedir", "listeners", "sdnotify"},
     {"hookspecs", "hooks", "schema", "generic", "keys"},
     {"registry", "ingest"},
     {"testing", "config", "examiner", "metrics", "http_problem"},

@@ -58,6 +58,18 @@ def test_a_fault_in_a_unit_would_be_seen(units: Path) -> None:
     assert "ProtectClocks" in analyze("verify", "--man=no", str(service)).stderr
 
 
+@pytest.mark.parametrize("unit", ["webhookd.socket", "webhookd.service"])
+def test_changes_that_the_documents_advise_are_without_a_fault(units: Path, unit: str) -> None:
+    document = (UNITS.parent / "docs" / "operating.md").read_text()
+    (change,) = re.findall(rf"`systemctl edit {unit}`:\n\n```ini\n(.*?)```", document, re.DOTALL)
+    (units / f"{unit}.d").mkdir()
+    (units / f"{unit}.d" / "override.conf").write_text(change)
+    done = analyze("verify", "--man=no", str(units / unit))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    (units / f"{unit}.d" / "override.conf").write_text(change + "Nonsense=1\n")
+    assert "Nonsense" in analyze("verify", "--man=no", str(units / unit)).stderr  # so the change was read
+
+
 def test_service_is_hardly_exposed(units: Path) -> None:
     done = analyze("security", "--offline=true", f"--threshold={EXPOSURE_LIMIT}", str(units / "webhookd.service"))
     assert done.returncode == 0, done.stdout
@@ -221,6 +233,28 @@ def test_sockets_meant_for_another_process_are_left_alone(
     monkeypatch.setenv("LISTEN_FDS", count)
     assert sdnotify.inherited_sockets() == []
     assert "LISTEN_PID" not in os.environ
+
+
+@pytest.mark.parametrize(
+    ("opened", "complaint"),
+    [("socket.socket(type=socket.SOCK_DGRAM)", "ListenStream"), ("open(os.devnull)", "is none")],
+)
+def test_anything_but_a_listening_socket_stops_the_start_with_a_line(opened: str, complaint: str) -> None:
+    program = f"""
+import os, socket
+from webhookd import errors, sdnotify
+given = {opened}
+os.dup2(given.fileno(), 3)
+os.environ |= {{"LISTEN_PID": str(os.getpid()), "LISTEN_FDS": "1"}}
+try:
+    sdnotify.inherited_sockets()
+except errors.StartError as error:
+    print(error)
+given.close()
+"""
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=30)
+    assert complaint in done.stdout
+    assert len(done.stdout.splitlines()) == 1
 
 
 class ActivatedDaemon(Daemon):

@@ -6,6 +6,8 @@ import os
 import socket
 from contextlib import suppress
 
+from webhookd.errors import StartError
+
 FIRST_INHERITED_FD = 3
 """SD_LISTEN_FDS_START of sd_listen_fds(3)."""
 
@@ -42,15 +44,25 @@ def inherited_sockets() -> list[socket.socket]:
     """Take over the listening sockets that the service manager opened for this process, in the order of its unit.
 
     They do not block and are not inherited further. The variables that tell of them are removed, so a second call, or
-    a child, gets none. Those of a parent ($LISTEN_PID is not ours) are left alone.
+    a child, gets none; those that were meant for another process ($LISTEN_PID) count for nothing. Raises `StartError`
+    where one is no listening stream socket.
     """
     pid = os.environ.pop("LISTEN_PID", "")
     count = os.environ.pop("LISTEN_FDS", "")
     os.environ.pop("LISTEN_FDNAMES", None)
     if pid != str(os.getpid()) or not count.isdecimal():
         return []
-    taken = [socket.socket(fileno=fd) for fd in range(FIRST_INHERITED_FD, FIRST_INHERITED_FD + int(count))]
-    for one in taken:
-        one.setblocking(False)
-        one.set_inheritable(False)
+    return [_listening(fd) for fd in range(FIRST_INHERITED_FD, FIRST_INHERITED_FD + int(count))]
+
+
+def _listening(fd: int) -> socket.socket:
+    try:
+        taken = socket.socket(fileno=fd)
+    except OSError:
+        raise StartError(f"file descriptor {fd}, handed over as a listening socket ($LISTEN_FDS), is none") from None
+    if taken.type != socket.SOCK_STREAM or not taken.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        taken.detach()  # it is somebody else's
+        raise StartError(f"file descriptor {fd} is no listening stream socket: give the socket unit a ListenStream=")
+    taken.setblocking(False)
+    taken.set_inheritable(False)
     return taken
