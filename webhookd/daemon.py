@@ -182,13 +182,10 @@ class Daemon:
         """Accept nothing new, answer what is in work within `stop_timeout`, then let go of every connection."""
         sdnotify.notify("STOPPING=1")
         intake = self.front.intake
-        intake.stopping = True
         log.info("webhookd is stopping", in_flight=len(intake.open))
         self._servers[-1].stop()
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self.settings.stop_timeout):
-                while intake.open:
-                    await asyncio.sleep(0.01)
+            await asyncio.wait_for(intake.finish(), self.settings.stop_timeout)
         if intake.open:
             log.warning("deliveries left unanswered: stop_timeout has passed", count=len(intake.open))
         for server in reversed(self._servers):
@@ -248,9 +245,8 @@ async def _following(store: HookStore, table: HookTable, vitals: Vitals) -> Asyn
     """Keep `table` current; enter once it has been loaded, or after LOAD_TIMEOUT without."""
     task = asyncio.get_running_loop().create_task(_follow(store, table, vitals))
     try:
-        deadline = time.monotonic() + LOAD_TIMEOUT
-        while not table.loaded and time.monotonic() < deadline:
-            await asyncio.sleep(0.005)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(table.first_snapshot(), LOAD_TIMEOUT)
         gc.collect()
         gc.freeze()  # hooks are here to stay: no collection need look at them again
         yield

@@ -104,7 +104,7 @@ class Overloaded(Rejected):
 
 
 class TenantOverShare(Overloaded):
-    """This tenant has as much in work or in the spool as its share allows; others are not affected."""
+    """One tenant has as much in work or in the spool as its share allows; others are not affected."""
 
     title = "Over the tenant's share"
     reason = "tenant_share"

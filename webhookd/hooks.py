@@ -16,16 +16,24 @@ class HookTable:
     def __init__(self) -> None:
         self.revision = 0
         """The store's revision that this table has reached."""
-        self.loaded = False
-        """Whether there has been a snapshot at all."""
         self.current = False
         """Whether the table is known to hold what the store holds; until then an unknown token may be a new one."""
+        self._first_snapshot = asyncio.Event()
         self._hooks: dict[str, Hook] = {}
         self._tenants: dict[str, dict[tuple[str, str], Hook]] = {}
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
 
     def __len__(self) -> int:
         return len(self._hooks)
+
+    @property
+    def loaded(self) -> bool:
+        """Whether there has been a snapshot at all."""
+        return self._first_snapshot.is_set()
+
+    async def first_snapshot(self) -> None:
+        """Return once there has been a snapshot."""
+        await self._first_snapshot.wait()
 
     @property
     def tenants(self) -> int:
@@ -64,7 +72,8 @@ class HookTable:
                 self._tenants = {}
                 for hook in hooks:
                     self._tenants.setdefault(hook.tenant, {})[hook.datasource, hook.event] = hook
-                self.loaded = self.current = True
+                self.current = True
+                self._first_snapshot.set()
             case Deleted(token=token, revision=revision):
                 self._forget(token)
             case Hook(revision=revision):

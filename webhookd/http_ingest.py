@@ -62,6 +62,20 @@ class Intake:
     stopping: bool = False
     open: set[DeliveryExchange] = field(default_factory=set)
     """Deliveries admitted and not yet answered."""
+    _answered: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def finish(self) -> None:
+        """Refuse new deliveries from now on, and return once those in work are answered."""
+        self.stopping = True
+        while self.open:
+            self._answered.clear()
+            await self._answered.wait()
+
+    def leave(self, exchange: DeliveryExchange) -> None:
+        """Take note that a delivery is answered, or its sender gone."""
+        self.open.discard(exchange)
+        if not self.open:
+            self._answered.set()
 
 
 class DeliveryExchange(Exchange):
@@ -266,6 +280,6 @@ class DeliveryExchange(Exchange):
 
     def _leave(self) -> None:
         self._chunks.clear()
-        self._intake.open.discard(self)
+        self._intake.leave(self)
         if self._ticket is not None:
             self._ticket.release()

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import warnings
+
 import structlog
+from jwt import InsecureKeyLengthWarning
 
 from webhookd.auth import SHORTEST_SECRET, JsonWebTokens, Key, public_key, secret_key
 from webhookd.settings import Settings, read_secret_file
@@ -12,6 +15,7 @@ log = structlog.get_logger(__name__)
 
 def json_web_tokens(settings: Settings) -> JsonWebTokens:
     """Return the rules for JSON Web Tokens; raises `ConfigurationError` for a file that holds no such key."""
+    warnings.simplefilter("ignore", InsecureKeyLengthWarning)  # said once, below, and not again for each token
     keys: list[Key] = []
     if settings.jwt_secret_file is not None:
         secret = read_secret_file(settings.jwt_secret_file, "jwt_secret_file")

@@ -89,6 +89,7 @@ def configure(level: str, form: str, stream: TextIO = sys.stderr) -> NonBlocking
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
+    logging.captureWarnings(capture=True)
     # what Tornado says below a warning quotes requests: lines, headers and URLs may hold tokens
     for name in ("tornado.access", "tornado.general", "tornado.application"):
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))

@@ -36,31 +36,39 @@ Change = Snapshot | Hook | Deleted
 class HookStore(Protocol):
     """Where hooks live. Revisions grow with every write, over all hooks; they start above 0."""
 
-    # Writes `hook` if the store still holds it at `hook.revision` (0: if there is none for its key), and returns it with
-    # its new revision. A first hook of a tenant fixes the tenant's apiToken; every later new hook is returned with
-    # that one, whatever it came with, even after all of the tenant's hooks are gone. Otherwise raises Conflict with
-    # what the store holds for the key (or None), or StoreError when the store cannot be reached or written.
-    async def put(self, hook: Hook) -> Hook: ...
+    async def put(self, hook: Hook) -> Hook:
+        """Write `hook` if the store holds it at `hook.revision` (0: holds none for its key); return it as written.
 
-    # Deletes the hook if it is still there, and returns the revision as of which it is gone; deleting what is not
-    # there is no error. Raises StoreError when the store cannot be reached or written.
-    async def delete(self, token: str) -> int: ...
+        It comes back with its new revision. The first hook of a tenant fixes the tenant's apiToken: every later new
+        hook comes back with that one, whatever it came with, even after all of the tenant's hooks are gone. Raises
+        `Conflict` with what the store holds for the key (or None), `StoreError` when it cannot be reached or written.
+        """
 
-    # First a Snapshot, then each change after it, in order, none missing; after any gap another Snapshot. Never ends
-    # by itself; what disturbs it is its own business. One consumer at a time.
-    def changes(self) -> AsyncIterator[Change]: ...
+    async def delete(self, token: str) -> int:
+        """Delete the hook if it is there, and return the revision as of which it is gone.
 
-    # Lets go of everything; nothing may be called after it.
-    async def close(self) -> None: ...
+        Deleting what is not there is no error. Raises `StoreError` when the store cannot be reached or written.
+        """
+
+    def changes(self) -> AsyncIterator[Change]:
+        """Yield a `Snapshot`, then each change after it, in order, none missing; after any gap another `Snapshot`.
+
+        Never ends by itself: what disturbs it is its own business. One consumer at a time.
+        """
+
+    async def close(self) -> None:
+        """Let go of everything; nothing may be called after it."""
 
 
 class Publisher(Protocol):
     """A durable place for messages."""
 
-    # Done once the message is durable (a commit that fsynced, a confirm of the broker), or failed with Unpublished
-    # (ShareExceeded when only this tenant is out of room). Never hangs, never blocks, may be called again before it
-    # is done; messages of one hook become durable in the order of the calls.
-    def publish(self, message: Message) -> Future[None]: ...
+    def publish(self, message: Message) -> Future[None]:
+        """Return a future that is done once the message is durable (a commit that fsynced, a confirm of the broker).
 
-    # Finishes what is in flight, then lets go; publishing after it fails with Unpublished.
-    async def close(self) -> None: ...
+        It fails with `Unpublished`, or with `ShareExceeded` when only this tenant is out of room. It never hangs, and
+        the call never blocks; messages of one hook become durable in the order of the calls.
+        """
+
+    async def close(self) -> None:
+        """Finish what is in flight, then let go; publishing after it fails with `Unpublished`."""

@@ -1,0 +1,108 @@
+import asyncio
+
+import msgspec
+import pytest
+from webhookd.errors import HooksNotCurrent, UnknownHook
+from webhookd.hooks import HookTable
+from webhookd.model import Hook, Secret
+from webhookd.ports import Deleted, Snapshot
+
+
+def hook(number: int, tenant: str = "42", **fields) -> Hook:
+    return Hook(
+        **{
+            "token": f"{number:040x}",
+            "api_token": f"api-{tenant}",
+            "tenant": tenant,
+            "datasource": "github",
+            "event": f"event-{number}",
+            "base_url": "https://webhook.example.org",
+            "created_at": 1000 - number,
+            "revision": number,
+        }
+        | fields
+    )
+
+
+def table(*hooks: Hook) -> HookTable:
+    made = HookTable()
+    made.apply(Snapshot(hooks, revision=10))
+    return made
+
+
+def test_before_the_first_snapshot_nothing_is_known_not_to_exist():
+    empty = HookTable()
+    assert not empty.loaded
+    with pytest.raises(HooksNotCurrent):
+        empty.find("api-42", hook(1).token)
+    empty.apply(Snapshot((), revision=0))
+    assert empty.loaded
+    with pytest.raises(UnknownHook):
+        empty.find("api-42", hook(1).token)
+
+
+def test_a_known_hook_is_found_even_while_the_table_is_not_current():
+    known = table(hook(1))
+    known.current = False
+    assert known.find("api-42", hook(1).token) == hook(1)
+    with pytest.raises(HooksNotCurrent):
+        known.find("api-42", hook(2).token)
+
+
+@pytest.mark.parametrize("api_token", ["api-43", "", "é", "\udcff", "api-42 "])
+def test_both_tokens_must_be_the_hooks(api_token):
+    with pytest.raises(UnknownHook):
+        table(hook(1)).find(api_token, hook(1).token)
+
+
+def test_changes_are_taken_over():
+    hooks = table(hook(1), hook(2), hook(3, "7"))
+    assert (len(hooks), hooks.tenants, hooks.revision) == (3, 2, 10)
+    hooks.apply(hook(1, ts_field="a.b", revision=11))
+    assert hooks.get(hook(1).token).ts_field == "a.b"
+    assert hooks.by_key("42", "github", "event-1").revision == 11
+    hooks.apply(Deleted(hook(3).token, 12))
+    assert (len(hooks), hooks.tenants, hooks.revision) == (2, 1, 12)
+    hooks.apply(Deleted(hook(3).token, 13))
+    assert hooks.by_key("7", "github", "event-3") is None
+    hooks.apply(Snapshot((hook(9),), 20))
+    assert [h.token for h in hooks.of_tenant("42")] == [hook(9).token]
+    assert hooks.get(hook(1).token) is None
+
+
+def test_a_tenants_hooks_are_listed_oldest_first():
+    assert [h.created_at for h in table(hook(1), hook(3), hook(2)).of_tenant("42")] == [997, 998, 999]
+    assert table().of_tenant("42") == []
+
+
+def test_reached_waits_for_the_revision():
+    async def scenario():
+        hooks = table()
+        await hooks.reached(10)
+        waiting = [asyncio.create_task(hooks.reached(revision)) for revision in (11, 12)]
+        await asyncio.sleep(0)
+        assert not any(task.done() for task in waiting)
+        hooks.apply(hook(1, revision=11))
+        await asyncio.sleep(0)
+        assert [task.done() for task in waiting] == [True, False]
+        waiting[1].cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        hooks.apply(hook(1, revision=12))
+        await asyncio.wait_for(hooks.first_snapshot(), 1)
+
+    asyncio.run(scenario())
+
+
+def test_no_token_or_secret_is_shown():
+    secretive = hook(1, secrets=(Secret("hush-hush"), Secret("old-hush", 5)))
+    assert "hush" not in repr(secretive)
+    assert secretive.token not in repr(secretive)
+    assert msgspec.json.decode(msgspec.json.encode(secretive), type=Hook) == secretive
+
+
+def test_an_old_secret_is_valid_until_its_end():
+    rotated = hook(1, secrets=(Secret("new"), Secret("old", 100)))
+    assert rotated.valid_secrets(99) == ("new", "old")
+    assert rotated.valid_secrets(100) == ("new",)
+    assert rotated.signed
+    assert not hook(1).signed
