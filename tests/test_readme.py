@@ -153,20 +153,19 @@ def test_make_run_is_webhookd_dev_and_its_curl_line_works(tmp_path: Path) -> Non
     """`make run` runs this command after the set-up; the line that it prints answers 204 as pasted."""
     assert "$(BIN)/webhookd dev $(ARGS)" in MAKEFILE
     daemon = Daemon(tmp_path)
-    log = tmp_path / "dev.log"
     command = [
         daemon.command()[0],
         "dev",
         f"--listen=127.0.0.1:{daemon.port}",
         f"--admin-listen=127.0.0.1:{daemon.admin_port}",
     ]
-    with log.open("wb") as out:
+    with daemon.log_path.open("wb") as out:
         daemon.process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, env=daemon.environ, cwd=tmp_path
         )
     try:
         daemon.wait_ready()
-        (line,) = re.findall(r"^\s*(curl .*(?:\\\n.*)*)$", log.read_text(), re.MULTILINE)
+        (line,) = re.findall(r"^\s*(curl .*(?:\\\n.*)*)$", daemon.log, re.MULTILINE)
         pasted = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=30, check=True)
         assert "204" in pasted.stdout
         assert str(daemon.port) in line

@@ -322,17 +322,19 @@ def test_restart_refuses_no_connection(tmp_path: Path, listener: socket.socket) 
         senders = [threading.Thread(target=send, args=(hook, daemon)) for _ in range(4)]
         for sender in senders:
             sender.start()
-        for _ in range(2):
+        try:
+            for _ in range(2):
+                time.sleep(0.3)
+                assert daemon.stop() == 0
+                before = len(outcomes)
+                time.sleep(0.2)  # nobody accepts: connections wait
+                assert len(outcomes) <= before + len(senders)
+                daemon.start()
             time.sleep(0.3)
-            assert daemon.stop() == 0
-            before = len(outcomes)
-            time.sleep(0.2)  # nobody accepts: connections wait
-            assert len(outcomes) <= before + len(senders)
-            daemon.start()
-        time.sleep(0.3)
-        done.set()
-        for sender in senders:
-            sender.join(30)
+        finally:
+            done.set()
+            for sender in senders:
+                sender.join(30)
         kept = len(daemon.messages())
     assert outcomes.count(204) > 20
     # A delivery that met the end of a daemon may be told to come back; none is refused or cut off.
@@ -384,7 +386,8 @@ def test_daemon_does_only_what_its_unit_allows(tmp_path: Path) -> None:
     lines = trace.read_text(errors="replace").splitlines()
     made = {call[1] for line in lines if (call := re.match(r"\d+ +(\w+)\(", line))}
     assert {"execve", "accept4", "fsync", "fdatasync"} & made, "the trace is of the daemon"
-    assert made - allowed_calls(service["SystemCallFilter"]) == set()
+    as_root = {"fchown"}  # SQLite gives its files the owner of their database, if it is root: the service is not
+    assert made - allowed_calls(service["SystemCallFilter"]) <= (as_root if os.geteuid() == 0 else set())
     families = {family[1] for line in lines if (family := re.search(r" socket\((AF_\w+)", line))}
     assert families - set(service["RestrictAddressFamilies"][0].split()) <= {"AF_NETLINK"}  # libc does without it
     executable = [line for line in lines if re.search(r" (mmap|mprotect|pkey_mprotect)\(.*PROT_WRITE\|PROT_EXEC", line)]
