@@ -76,6 +76,8 @@ def _create(path: Path) -> None:
     """Make the directory and its missing parents, each 0700, and their names durable."""
     if path.is_dir():
         return
+    if path.exists():
+        raise ConfigurationError(f"{path} is not a directory: name another state_dir")
     if not path.parent.is_dir():
         _create(path.parent)
     path.mkdir(mode=0o700, exist_ok=True)
@@ -83,8 +85,6 @@ def _create(path: Path) -> None:
 
 
 def _refuse_wider(path: Path) -> None:
-    if not path.is_dir():
-        raise ConfigurationError(f"state directory {path} is not a directory: name another one in state_dir")
     for entry in (path, *sorted(path.iterdir())):
         mode = entry.lstat().st_mode
         if stat.S_ISLNK(mode):
