@@ -1,0 +1,151 @@
+"""Keeps the spool's file usable: opened again after an I/O error, put aside when damaged, with room on a full disk."""
+
+from __future__ import annotations
+
+import sqlite3
+import threading
+import time
+from pathlib import Path
+
+import structlog
+
+from webhookd.adapters.spool_db import SpoolDb
+from webhookd.adapters.spool_disk import Reserve, damaged_files, free_bytes, has_room, put_aside
+from webhookd.adapters.spool_layout import Sizes
+
+DISK_FULL = "disk full"
+SPOOL_FULL = "spool full"
+DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+
+log = structlog.get_logger(__name__)
+
+
+class SpoolFile:
+    """The open database `db`, or None and why not in `failing`. While `failing` is set no message is taken.
+
+    On a full disk `db` stays open: with the reserve given free, messages can still be marked and deleted.
+    """
+
+    def __init__(self, path: Path, sizes: Sizes) -> None:
+        self.path = path
+        self.sizes = sizes
+        self.db: SpoolDb | None = None
+        self.failing: str | None = None
+        self.damaged: tuple[str, ...] = ()
+        self.generation = 0
+        """Grows when the file is opened: whoever reads it must open it again."""
+        self.gate = threading.Lock()
+        """Held by the reader while it reads, and by the writer while nobody may."""
+        self._reserve = Reserve(path.with_name("spool.reserve"), sizes.wal_max)  # a whole WAL, and its write-back
+        self._inode = 0
+
+    def open(self) -> None:
+        """Open the file for the first time; raises sqlite3.Error, OSError, ConfigurationError."""
+        try:
+            self._open()
+        except (sqlite3.Error, OSError) as error:
+            if not self._is_full(error):
+                raise
+            self._reserve.release()  # even opening needs some room
+            self._open()
+            self._fail(DISK_FULL)
+        if self.failing is None and not self._reserve.build():
+            self._fail(DISK_FULL)
+
+    def close(self) -> None:
+        """Let go of the file."""
+        if self.db is not None:
+            try:
+                self.db.close()
+            except sqlite3.Error as error:
+                log.warning("spool not closed well", reason=str(error))
+            self.db = None
+
+    def tend(self) -> None:
+        """Try again what failed, and look whether the file is still the one that has the name."""
+        if self.db is not None and not self._has_name():
+            self.close()
+            self._fail("the spool's file was removed or replaced")
+        if self.db is None:
+            self._reopen()
+        if self.db is not None and self.failing in {None, DISK_FULL}:
+            self._restore_reserve()
+        self.damaged = damaged_files(self.path)
+
+    def suffer(self, error: BaseException) -> str:
+        """Do what the error of a transaction asks for, and return the reason in words for a log line."""
+        if isinstance(error, sqlite3.DatabaseError) and _code(error) & 0xFF in DAMAGE:
+            self.close()
+            self._fail("spool damaged")
+            self._reopen()
+            return "spool damaged"
+        if self._is_full(error):
+            return self.lack_room()
+        if isinstance(error, sqlite3.Error) and _code(error) == sqlite3.SQLITE_FULL:
+            return SPOOL_FULL
+        self.close()
+        self._fail(f"I/O error: {error}")
+        return f"I/O error: {error}"
+
+    def has_room(self, size: int) -> bool:
+        """Whether the disk can surely take `size` more bytes, and their write-back."""
+        return free_bytes(self.path.parent) >= 2 * size
+
+    def lack_room(self) -> str:
+        """Take no message for now, and give the reserve free."""
+        self._reserve.release()
+        self._fail(DISK_FULL)
+        return DISK_FULL
+
+    def _open(self) -> None:
+        try:
+            self.db = SpoolDb.open(self.path, self.sizes, self.gate)
+        except sqlite3.DatabaseError as error:
+            if _code(error) & 0xFF not in DAMAGE:
+                raise
+            aside = put_aside(self.path, time.strftime("%Y%m%dT%H%M%S"))
+            log.error("spool damaged: put aside, and a new one begun", file=aside.name, reason=str(error))
+            self.db = SpoolDb.open(self.path, self.sizes, self.gate)
+        self._inode = self.path.stat().st_ino
+        self.damaged = damaged_files(self.path)
+        self.generation += 1
+
+    def _reopen(self) -> None:
+        try:
+            self._open()
+        except (sqlite3.Error, OSError) as error:
+            self._fail(f"I/O error: {error}")
+        else:
+            self.failing = None
+            log.info("spool opened again")
+
+    def _restore_reserve(self) -> None:
+        if self._reserve.build() and free_bytes(self.path.parent) >= self.sizes.wal_max:
+            if self.failing is not None:
+                log.info("spool takes messages again")
+            self.failing = None
+        else:
+            self._fail(DISK_FULL)
+
+    def _has_name(self) -> bool:
+        try:
+            return self.path.stat().st_ino == self._inode
+        except FileNotFoundError:
+            return False
+
+    def _is_full(self, error: BaseException) -> bool:
+        """Whether it was the disk that had no room (SQLite says the same when the file has reached its bound)."""
+        code = _code(error) & 0xFF if isinstance(error, sqlite3.Error) else sqlite3.SQLITE_IOERR
+        if code not in {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN}:
+            return False
+        return not has_room(self.path.parent, self.sizes.unit)
+
+    def _fail(self, reason: str) -> None:
+        if reason != self.failing:
+            log.error("spool takes no message", reason=reason)
+        self.failing = reason
+
+
+def _code(error: sqlite3.Error) -> int:
+    """Return SQLite's extended result code."""
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)

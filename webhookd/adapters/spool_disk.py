@@ -1,0 +1,91 @@
+"""What the spool asks of the file system beyond SQLite: is it full, and some room for the day when it is."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+from webhookd.statedir import sync_directory
+
+NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+def free_bytes(folder: Path) -> int:
+    """Return what the file system says that it can still take."""
+    status = os.statvfs(folder)
+    return status.f_bavail * status.f_frsize
+
+
+def has_room(folder: Path, size: int) -> bool:
+    """Tell by trying, since quotas and copy-on-write make `free_bytes` a guess."""
+    return Reserve(folder / "probe", size).build(keep=False)
+
+
+def file_size(path: Path) -> int:
+    """Return the size of a file in bytes, 0 if it is not there."""
+    try:
+        return path.stat().st_size
+    except FileNotFoundError:
+        return 0
+
+
+class Reserve:
+    """A file of `size` bytes that is there only to be given free."""
+
+    def __init__(self, path: Path, size: int) -> None:
+        self.path = path
+        self.size = size
+
+    @property
+    def held(self) -> bool:
+        """Whether there is something to give free."""
+        return file_size(self.path) == self.size
+
+    def build(self, *, keep: bool = True) -> bool:
+        """Take the room, durably; False where the disk has none. Raises OSError for every other fault."""
+        if keep and self.held:
+            return True
+        try:
+            self._allocate(sync=keep)
+        except OSError as error:
+            self.release()
+            if error.errno not in NO_ROOM:
+                raise
+            return False
+        if keep:
+            sync_directory(self.path.parent)
+        else:
+            self.release()
+        return True
+
+    def _allocate(self, *, sync: bool) -> None:
+        descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+        try:
+            os.posix_fallocate(descriptor, 0, self.size)
+            if sync:
+                os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+    def release(self) -> None:
+        """Give the room free."""
+        self.path.unlink(missing_ok=True)
+
+
+def put_aside(database: Path, stamp: str) -> Path:
+    """Rename a database that cannot be read, with its WAL, and return its new name. Nothing is deleted."""
+    aside = database.with_name(f"{database.name}.corrupt-{stamp}")
+    for suffix in ("", "-wal"):
+        source = database.with_name(database.name + suffix)
+        if source.exists():
+            source.rename(aside.with_name(aside.name + suffix))
+    database.with_name(f"{database.name}-shm").unlink(missing_ok=True)
+    sync_directory(database.parent)
+    return aside
+
+
+def damaged_files(database: Path) -> tuple[str, ...]:
+    """Return the names of the databases that were put aside and are still there."""
+    found = database.parent.glob(f"{database.name}.corrupt-*")
+    return tuple(sorted(path.name for path in found if not path.name.endswith(("-wal", "-shm"))))
