@@ -30,7 +30,7 @@ from webhookd.examiner import Examiner
 from webhookd.http_reply import Exchange
 from webhookd.ingest import Ingest
 from webhookd.limits import Budget, Ticket
-from webhookd.logs import RefusalLog, hook_id
+from webhookd.logs import HOOK_EVENT, RefusalLog, hook_id
 from webhookd.metrics import DeliveryMetrics
 from webhookd.model import Delivery, Event, Hook, Message, Verified
 from webhookd.ports import Publisher
@@ -271,7 +271,7 @@ class DeliveryExchange(Exchange):
     def _facts(self, hook: Hook | None) -> dict[str, object]:
         facts: dict[str, object] = {"hook": hook_id(self._token), "bytes": self._size}
         if hook is not None:
-            facts |= {"tenant": hook.tenant, "datasource": hook.datasource, "event": hook.event}
+            facts |= {"tenant": hook.tenant, "datasource": hook.datasource, HOOK_EVENT: hook.event}
         return facts | {"duration": round(time.perf_counter() - self._started, 6)}
 
     def closed(self) -> None:

@@ -12,10 +12,21 @@ from typing import TextIO
 
 import structlog
 
+HOOK_EVENT = "_event"
+"""What a caller names the event of a hook by: in the line it is `event`, and structlog's own is `message`."""
 LINES_WAITING = 10_000
 """How many lines may wait for a slow reader of the log; what comes beyond is counted and left out."""
 REFUSALS_PER_SECOND = 10
 """How many refused deliveries are logged in a second; what comes beyond is counted."""
+
+
+_rename = structlog.processors.EventRenamer("message", HOOK_EVENT)
+_FIRST = ("timestamp", "level", "logger", "message")
+
+
+def _in_order(_: object, __: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Put what every line has before what only this one has."""
+    return {name: line[name] for name in _FIRST if name in line} | line
 
 
 class NonBlockingHandler(logging.Handler):
@@ -71,7 +82,9 @@ def configure(level: str, form: str, stream: TextIO = sys.stderr) -> NonBlocking
     renderer: list[structlog.typing.Processor]
     if form == "text" or (form == "auto" and terminal):
         renderer = [
-            structlog.dev.ConsoleRenderer(colors=terminal, exception_formatter=structlog.dev.plain_traceback),
+            structlog.dev.ConsoleRenderer(
+                colors=terminal, exception_formatter=structlog.dev.plain_traceback, event_key="message"
+            ),
         ]
     else:
         renderer = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
@@ -84,7 +97,9 @@ def configure(level: str, form: str, stream: TextIO = sys.stderr) -> NonBlocking
     handler = NonBlockingHandler(stream)
     remove_meta = structlog.stdlib.ProcessorFormatter.remove_processors_meta
     handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=[remove_meta, *renderer])
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared, processors=[remove_meta, _rename, _in_order, *renderer]
+        )
     )
     root = logging.getLogger()
     root.handlers = [handler]

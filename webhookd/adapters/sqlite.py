@@ -198,7 +198,7 @@ def decode(record: bytes, revision: int) -> Hook:
     """Return the hook of one row; raises StoreError where the record is none."""
     try:
         hook = msgspec.json.decode(record, type=Hook)
-    except (msgspec.MsgspecError, UnicodeDecodeError) as error:
+    except (msgspec.MsgspecError, UnicodeDecodeError, TypeError) as error:
         raise StoreError(f"a record cannot be decoded: {error}") from error
     return msgspec.structs.replace(hook, revision=revision)
 
@@ -208,7 +208,7 @@ def _readable(rows: Iterable[tuple[str, str, str, bytes, int]]) -> Iterable[Hook
         try:
             yield decode(record, revision)
         except StoreError as error:
-            log.warning("hook left out", tenant=tenant, datasource=datasource, event=event, reason=str(error))
+            log.warning("hook left out", tenant=tenant, datasource=datasource, _event=event, reason=str(error))
 
 
 def _row(hook: Hook) -> tuple[str, str, str, str, bytes, int]:
