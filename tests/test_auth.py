@@ -8,6 +8,7 @@ import jwt
 import pytest
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa
+
 from webhookd.auth import Bearer, Caller, JsonWebTokens, bearer_token, public_key, secret_key, tenant_of
 from webhookd.errors import ConfigurationError, Forbidden, Unauthenticated
 
@@ -84,15 +85,15 @@ def test_public_keys(algorithm):
 def test_ed448_and_certificates():
     private = ed448.Ed448PrivateKey.generate()
     assert rules(public_key(pem_of(private), None)).caller(mint("EdDSA", private), NOW).tenant == "42"
-    import datetime
+    import datetime as dt
 
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes
 
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "test")])
-    moment = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+    moment = dt.datetime(2026, 1, 1, tzinfo=dt.UTC)
     builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(RSA.public_key())
-    builder = builder.serial_number(1).not_valid_before(moment).not_valid_after(moment + datetime.timedelta(days=1))
+    builder = builder.serial_number(1).not_valid_before(moment).not_valid_after(moment + dt.timedelta(days=1))
     certificate = builder.sign(RSA, hashes.SHA256()).public_bytes(serialization.Encoding.PEM)
     assert rules(public_key(certificate, None)).caller(mint("RS256", RSA), NOW).tenant == "42"
 
@@ -194,7 +195,7 @@ def test_issuer_and_audience_where_they_are_asked_for():
     checked = rules(issuer="https://iss", audience="webhookd")
     assert checked.caller(mint(iss="https://iss", aud=["other", "webhookd"]), NOW).tenant == "42"
     for claims in ({"iss": "https://is", "aud": "webhookd"}, {"iss": "https://iss", "aud": "other"}, {"aud": "webhookd"}):
-        with pytest.raises(Unauthenticated, match="issuer|audience|claim iss"):
+        with pytest.raises(Unauthenticated, match=r"issuer|audience|claim iss"):
             checked.caller(mint(**claims), NOW)
     assert rules().caller(mint(iss="any", aud="any", sub=7, jti=8), NOW).tenant == "42"
 

@@ -1,3 +1,4 @@
+import contextlib
 import gzip
 import json
 import math
@@ -6,6 +7,7 @@ import zlib
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from webhookd.body import INFLATE_STEP, check_content_type, check_json, content_encoding, inflate, nested
 from webhookd.errors import Malformed, UnsupportedContentEncoding, UnsupportedContentType
 
@@ -119,10 +121,8 @@ def test_a_broken_or_trailing_stream_is_refused(broken):
 @given(st.binary(max_size=300))
 def test_inflating_anything_raises_nothing_else(data):
     for encoding in ("gzip", "deflate"):
-        try:
+        with contextlib.suppress(Malformed):
             list(inflate(data, encoding))
-        except Malformed:
-            pass
 
 
 GOOD_JSON = [
@@ -215,7 +215,7 @@ def test_what_python_writes_as_json_passes(document, ascii_only):
     check_json(json.dumps([document], ensure_ascii=ascii_only).encode())
 
 
-@given(st.binary(max_size=60) | st.text("[]{}\",:01e.-\\ud8ntrue fals", max_size=40).map(str.encode))
+@given(st.binary(max_size=60) | st.text('[]{}",:01e.-\\ud8ntrue fals', max_size=40).map(str.encode))
 def test_json_is_what_a_strict_reading_of_python_takes(body):
     def refuse(_):
         raise ValueError

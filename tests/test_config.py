@@ -4,6 +4,7 @@ import re
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from webhookd.auth import Caller
 from webhookd.config import details, new_hook, parse_host, read_wish, rotated, updated
 from webhookd.errors import InvalidInput

@@ -2,6 +2,7 @@ import asyncio
 
 import msgspec
 import pytest
+
 from webhookd.errors import HooksNotCurrent, UnknownHook
 from webhookd.hooks import HookTable
 from webhookd.model import Hook, Secret

@@ -10,6 +10,7 @@ import socket
 import threading
 import time
 import zlib
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
@@ -499,7 +500,7 @@ def test_a_gzip_bomb_costs_no_more_than_the_limit(daemon):
     assert daemon.deliver(hook, b"{}").status == 204
 
     def peak() -> int:
-        status = open(f"/proc/{daemon.pid}/status").read()
+        status = Path(f"/proc/{daemon.pid}/status").read_text()
         return int(re.search(r"VmHWM:\s+(\d+) kB", status)[1]) * 1024
 
     before = peak()
@@ -515,8 +516,7 @@ def test_a_large_body_does_not_hold_up_small_ones(daemon):
     answers: list[int] = []
 
     def send_large():
-        for _ in range(3):
-            answers.append(daemon.deliver(large, body).status)
+        answers.extend(daemon.deliver(large, body).status for _ in range(3))
         done.set()
 
     sender = threading.Thread(target=send_large)
@@ -528,7 +528,6 @@ def test_a_large_body_does_not_hold_up_small_ones(daemon):
         times.append(time.perf_counter() - started)
     sender.join()
     assert answers == [204, 204, 204]
-    print(f"small beside large: {len(times)} deliveries, slowest {max(times) * 1000:.0f} ms")
 
 
 # --- what is counted and logged ----------------------------------------------------------------------------------------

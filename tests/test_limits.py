@@ -1,6 +1,7 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+
 from webhookd.errors import Overloaded, TenantOverShare
 from webhookd.limits import Budget
 

@@ -42,7 +42,7 @@ class _Dispatch(httputil.HTTPMessageDelegate):
             start_line = start_line._replace(path=_origin_form(start_line.path))
         parts = start_line.path.partition("?")[0].split("/")
         match parts:
-            case ["", "wh", first, token] if first != "config":
+            case ["", "wh", first, token] if first not in ("", "config") and token:
                 self._taker = DeliveryExchange(self._connection, self._front.intake, first, token)
             case _:
                 inner = self._front.app.start_request(self._server_conn, self._connection)
