@@ -22,6 +22,27 @@ UUID7 = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9
 SECRET = "It's a secret to everybody"
 
 
+@pytest.fixture
+def shop(shared_daemon, request) -> "Shop":
+    return Shop(shared_daemon, hashlib.sha1(request.node.nodeid.encode()).hexdigest()[:12])
+
+
+class Shop:
+    """The shared daemon as one tenant, of one test alone, sees it."""
+
+    def __init__(self, daemon: Daemon, tenant: str) -> None:
+        self.daemon = daemon
+        self.port = daemon.port
+        self.tenant = tenant
+        self.deliver = daemon.deliver
+
+    def hook(self, *args, **fields):
+        return self.daemon.hook(*args, tenant=self.tenant, **fields)
+
+    def messages(self):
+        return self.daemon.messages()
+
+
 def path_of(hook) -> str:
     return urlsplit(hook["hookUrl"]).path
 
@@ -62,18 +83,18 @@ def raw(daemon: Daemon, data: bytes, timeout: float = 10, expect_close: bool = F
 # --- accepted ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_delivery_is_kept_byte_for_byte(shared_daemon):
-    hook = shared_daemon.hook("mine", "thing", tsField="a.b[0]")
+def test_a_delivery_is_kept_byte_for_byte(shop):
+    hook = shop.hook("mine", "thing", tsField="a.b[0]")
     body = b' {"a" : {"b":[1e400]}, "a": "\\u00e9\xc3\xa9",\n "x": 12345678901234567890123} \r\n'
     before = time.time_ns() // 1_000_000
-    answer = shared_daemon.deliver(hook, body, {"webhook-id": "msg_1"})
+    answer = shop.deliver(hook, body, {"webhook-id": "msg_1"})
     assert (answer.status, answer.body) == (204, b"")
     assert UUID7.fullmatch(answer.headers[RECEIPT])
     assert "Server" not in answer.headers
-    message = message_of(shared_daemon, answer)
+    message = message_of(shop, answer)
     assert message["body"].encode() == body
-    assert message["routingKey"] == "event.42.mine.thing"
-    assert (message["tenant"], message["datasource"], message["event"]) == ("42", "mine", "thing")
+    assert message["routingKey"] == f"event.{shop.tenant}.mine.thing"
+    assert (message["tenant"], message["datasource"], message["event"]) == (shop.tenant, "mine", "thing")
     received = message["headers"].pop("receivedAt")
     assert before <= received <= time.time_ns() // 1_000_000
     assert message["headers"] == {"tsField": "a.b[0]", "deliveryId": "msg_1"}
@@ -88,49 +109,49 @@ def test_a_delivery_is_kept_byte_for_byte(shared_daemon):
         {"Content-Encoding": "identity"},
     ],
 )
-def test_content_types_that_pass(shared_daemon, headers):
-    assert shared_daemon.deliver(shared_daemon.hook(), b"[]", headers).status == 204
+def test_content_types_that_pass(shop, headers):
+    assert shop.deliver(shop.hook(), b"[]", headers).status == 204
 
 
-def test_github_says_event_and_delivery(shared_daemon):
-    hook = shared_daemon.hook("github", "push", secret=SECRET)
+def test_github_says_event_and_delivery(shop):
+    hook = shop.hook("github", "push", secret=SECRET)
     body = b'{"ref":"refs/heads/main"}'
-    answer = shared_daemon.deliver(hook, body, github(body))
-    headers = message_of(shared_daemon, answer)["headers"]
+    answer = shop.deliver(hook, body, github(body))
+    headers = message_of(shop, answer)["headers"]
     assert headers.pop("receivedAt")
     assert headers == {"tsField": "repository.pushed_at", "deliveryId": "guid-1", "providerEvent": "push"}
 
 
 @pytest.mark.parametrize("word", ["x" * 257, "\xe9", "a\tb", ""])
-def test_a_sender_word_that_is_long_or_odd_is_left_out(shared_daemon, word):
-    hook = shared_daemon.hook("mine", "odd-word")
-    answer = shared_daemon.deliver(hook, b"{}", {"webhook-id": word})
+def test_a_sender_word_that_is_long_or_odd_is_left_out(shop, word):
+    hook = shop.hook("mine", "odd-word")
+    answer = shop.deliver(hook, b"{}", {"webhook-id": word})
     assert answer.status == 204
-    assert "deliveryId" not in message_of(shared_daemon, answer)["headers"]
+    assert "deliveryId" not in message_of(shop, answer)["headers"]
 
 
 @pytest.mark.parametrize(
     ("encoding", "compress"), [("gzip", gzip.compress), ("x-gzip", gzip.compress), ("DEFLATE", zlib.compress)]
 )
-def test_compressed_bodies_are_inflated(shared_daemon, encoding, compress):
-    hook = shared_daemon.hook("mine", "compressed")
+def test_compressed_bodies_are_inflated(shop, encoding, compress):
+    hook = shop.hook("mine", "compressed")
     body = json.dumps({"text": "x" * 3 * MIB}).encode()
-    answer = shared_daemon.deliver(hook, compress(body), {"Content-Encoding": encoding})
+    answer = shop.deliver(hook, compress(body), {"Content-Encoding": encoding})
     assert answer.status == 204
-    assert message_of(shared_daemon, answer)["body"].encode() == body
+    assert message_of(shop, answer)["body"].encode() == body
 
 
-def test_a_signature_is_over_the_bytes_as_they_were_sent(shared_daemon):
-    hook = shared_daemon.hook("github", "push", secret=SECRET)
+def test_a_signature_is_over_the_bytes_as_they_were_sent(shop):
+    hook = shop.hook("github", "push", secret=SECRET)
     body = b'{"a":1}'
     sent = gzip.compress(body)
-    assert shared_daemon.deliver(hook, sent, github(sent) | {"Content-Encoding": "gzip"}).status == 204
-    assert shared_daemon.deliver(hook, sent, github(body) | {"Content-Encoding": "gzip"}).status == 401
+    assert shop.deliver(hook, sent, github(sent) | {"Content-Encoding": "gzip"}).status == 204
+    assert shop.deliver(hook, sent, github(body) | {"Content-Encoding": "gzip"}).status == 401
 
 
-def test_standard_webhooks(shared_daemon):
+def test_standard_webhooks(shop):
     key = base64.b64encode(b"0123456789abcdef01234567").decode()
-    hook = shared_daemon.hook("anything", "signed", secret=f"whsec_{key}")
+    hook = shop.hook("anything", "signed", secret=f"whsec_{key}")
     body, now = b'{"type":"x"}', str(int(time.time()))
     digest = hmac.new(base64.b64decode(key), b"msg_1." + now.encode() + b"." + body, hashlib.sha256).digest()
     headers = {
@@ -138,53 +159,53 @@ def test_standard_webhooks(shared_daemon):
         "webhook-timestamp": now,
         "webhook-signature": f"v1,{base64.b64encode(digest).decode()}",
     }
-    assert shared_daemon.deliver(hook, body, headers).status == 204
-    assert shared_daemon.deliver(hook, body + b" ", headers).status == 401
-    assert shared_daemon.deliver(hook, body, headers | {"webhook-timestamp": str(int(now) - 301)}).status == 401
+    assert shop.deliver(hook, body, headers).status == 204
+    assert shop.deliver(hook, body + b" ", headers).status == 401
+    assert shop.deliver(hook, body, headers | {"webhook-timestamp": str(int(now) - 301)}).status == 401
 
 
-def test_exactly_the_limit_passes_and_one_byte_more_does_not(shared_daemon):
-    hook = shared_daemon.hook("mine", "large")
+def test_exactly_the_limit_passes_and_one_byte_more_does_not(shop):
+    hook = shop.hook("mine", "large")
     body = b'{"x":"' + b"a" * (25 * MIB - 8) + b'"}'
     assert len(body) == 25 * MIB
-    answer = shared_daemon.deliver(hook, body)
+    answer = shop.deliver(hook, body)
     assert answer.status == 204
-    kept = message_of(shared_daemon, answer)["body"].encode()
+    kept = message_of(shop, answer)["body"].encode()
     assert hashlib.sha256(kept).digest() == hashlib.sha256(body).digest()
-    assert problem(shared_daemon.deliver(hook, body + b" "), 413)["detail"] == f"the body is over {25 * MIB} bytes"
+    assert problem(shop.deliver(hook, body + b" "), 413)["detail"] == f"the body is over {25 * MIB} bytes"
 
 
-def test_large_bodies_are_checked_like_small_ones(shared_daemon):
+def test_large_bodies_are_checked_like_small_ones(shop):
     body = b'{"x":"' + b"a" * 2 * MIB + b'"}'
-    hook = shared_daemon.hook("github", "push", secret=SECRET)
-    assert shared_daemon.deliver(hook, body, github(body)).status == 204
-    assert shared_daemon.deliver(hook, body, github(body + b" ")).status == 401
-    plain = shared_daemon.hook("mine", "large")
-    problem(shared_daemon.deliver(plain, body[:-1]), 400)
-    problem(shared_daemon.deliver(plain, body + b"]"), 400)
-    problem(shared_daemon.deliver(plain, body.replace(b"aa", b"\xff\xff", 1)), 400)
+    hook = shop.hook("github", "push", secret=SECRET)
+    assert shop.deliver(hook, body, github(body)).status == 204
+    assert shop.deliver(hook, body, github(body + b" ")).status == 401
+    plain = shop.hook("mine", "large")
+    problem(shop.deliver(plain, body[:-1]), 400)
+    problem(shop.deliver(plain, body + b"]"), 400)
+    problem(shop.deliver(plain, body.replace(b"aa", b"\xff\xff", 1)), 400)
 
 
-def test_a_large_body_is_held_to_its_schema(shared_daemon):
-    hook = shared_daemon.hook("github", "push", validation="enforce")
-    answer = problem(shared_daemon.deliver(hook, b'{"x":"' + b"a" * 400_000 + b'"}'), 422)
+def test_a_large_body_is_held_to_its_schema(shop):
+    hook = shop.hook("github", "push", validation="enforce")
+    answer = problem(shop.deliver(hook, b'{"x":"' + b"a" * 400_000 + b'"}'), 422)
     assert answer["errors"]
-    report = shared_daemon.hook("github", "push", validation="report")
-    answer = shared_daemon.deliver(report, b'{"x":"' + b"a" * 400_000 + b'"}')
+    report = shop.hook("github", "push", validation="report")
+    answer = shop.deliver(report, b'{"x":"' + b"a" * 400_000 + b'"}')
     assert answer.status == 204
-    assert message_of(shared_daemon, answer)["headers"]["schemaError"]
+    assert message_of(shop, answer)["headers"]["schemaError"]
 
 
-def test_what_a_check_cannot_hold_is_a_fault_of_the_check(shared_daemon):
+def test_what_a_check_cannot_hold_is_a_fault_of_the_check(shop):
     body = b'{"x":[' + b"[]," * (8 * MIB) + b"[]]}"
     assert len(body) < 25 * MIB
-    hook = shared_daemon.hook("github", "push", validation="off")
-    assert shared_daemon.deliver(hook, body).status == 204
-    hook = shared_daemon.hook("github", "push", validation="enforce")
+    hook = shop.hook("github", "push", validation="off")
+    assert shop.deliver(hook, body).status == 204
+    hook = shop.hook("github", "push", validation="enforce")
     started = time.monotonic()
-    assert problem(shared_daemon.deliver(hook, body), 422)["errors"]
+    assert problem(shop.deliver(hook, body), 422)["errors"]
     assert time.monotonic() - started < 10
-    numbers = shared_daemon.deliver(hook, b'{"ref": 1e999}')
+    numbers = shop.deliver(hook, b'{"ref": 1e999}')
     assert problem(numbers, 422)["errors"]
 
 
@@ -205,15 +226,15 @@ def test_what_a_check_cannot_hold_is_a_fault_of_the_check(shared_daemon):
         lambda _path: "/wh/%ff/%ff",
     ],
 )
-def test_an_unknown_address_is_404(shared_daemon, change):
-    path = change(path_of(shared_daemon.hook()))
-    problem(request(shared_daemon.port, "POST", path, b"{}", {"Content-Type": "application/json"}), 404)
+def test_an_unknown_address_is_404(shop, change):
+    path = change(path_of(shop.hook()))
+    problem(request(shop.port, "POST", path, b"{}", {"Content-Type": "application/json"}), 404)
 
 
-def test_a_wrong_token_and_a_wrong_api_token_look_alike(shared_daemon):
-    _, _, api_token, token = path_of(shared_daemon.hook()).split("/")
+def test_a_wrong_token_and_a_wrong_api_token_look_alike(shop):
+    _, _, api_token, token = path_of(shop.hook()).split("/")
     answers = [
-        request(shared_daemon.port, "POST", f"/wh/{a}/{t}", b"", {})
+        request(shop.port, "POST", f"/wh/{a}/{t}", b"", {})
         for a, t in ((api_token, "0" * 40), ("0" * 36, token), ("x", "y"))
     ]
     assert {answer.status for answer in answers} == {404}
@@ -221,21 +242,21 @@ def test_a_wrong_token_and_a_wrong_api_token_look_alike(shared_daemon):
     assert len({str([pair for pair in answer.headers.items() if pair[0] != "Date"]) for answer in answers}) == 1
 
 
-def test_a_query_is_no_part_of_the_address(shared_daemon):
-    hook = shared_daemon.hook()
+def test_a_query_is_no_part_of_the_address(shop):
+    hook = shop.hook()
     path = path_of(hook) + "?a=b/c"
-    assert request(shared_daemon.port, "POST", path, b"{}", {"Content-Type": "application/json"}).status == 204
+    assert request(shop.port, "POST", path, b"{}", {"Content-Type": "application/json"}).status == 204
     absolute = f"POST http://somewhere{path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{{}}"
-    assert b" 204 " in raw(shared_daemon, absolute.encode())
+    assert b" 204 " in raw(shop, absolute.encode())
 
 
-def test_the_first_check_that_fails_is_the_one_that_is_told(shared_daemon):
-    hook = shared_daemon.hook("github", "push", secret=SECRET, validation="enforce", onMismatch="reject")
+def test_the_first_check_that_fails_is_the_one_that_is_told(shop):
+    hook = shop.hook("github", "push", secret=SECRET, validation="enforce", onMismatch="reject")
     path = path_of(hook)
     too_long = {"Content-Length": str(26 * MIB)}
 
     def post(headers, body=b"{", where=path):
-        return request(shared_daemon.port, "POST", where, body, headers).status
+        return request(shop.port, "POST", where, body, headers).status
 
     assert post({**too_long}, where=path[:-1] + "x", body=None) == 404
     assert post({**too_long, "Content-Type": "text/plain"}, body=None) == 413
@@ -247,37 +268,37 @@ def test_the_first_check_that_fails_is_the_one_that_is_told(shared_daemon):
     assert post({"Content-Type": "application/json", **github(b"{}", "push")}, b"{}") == 422
 
 
-def test_it_is_told_before_the_body_is_sent(shared_daemon):
+def test_it_is_told_before_the_body_is_sent(shop):
     head = f"POST /wh/a/b HTTP/1.1\r\nHost: x\r\nContent-Length: {20 * MIB}\r\n\r\n"
-    assert b" 404 " in raw(shared_daemon, head.encode())
-    path = path_of(shared_daemon.hook())
+    assert b" 404 " in raw(shop, head.encode())
+    path = path_of(shop.hook())
     expecting = f"POST {path} HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Length: {26 * MIB}\r\n\r\n"
-    answer = raw(shared_daemon, expecting.encode(), expect_close=True)
+    answer = raw(shop, expecting.encode(), expect_close=True)
     assert answer.startswith(b"HTTP/1.1 413 ")
     assert b"100 (Continue)" not in answer
     assert b"Connection: close" in answer
 
 
-def test_a_sender_that_asks_first_is_told_to_go_on(shared_daemon):
-    path = path_of(shared_daemon.hook())
+def test_a_sender_that_asks_first_is_told_to_go_on(shop):
+    path = path_of(shop.hook())
     head = (
         f"POST {path} HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nContent-Type: application/json\r\n"
         "Content-Length: 2\r\n\r\n"
     )
-    with socket.create_connection(("127.0.0.1", shared_daemon.port), 10) as connection:
+    with socket.create_connection(("127.0.0.1", shop.port), 10) as connection:
         connection.sendall(head.encode())
         assert connection.recv(1000).startswith(b"HTTP/1.1 100 ")
         connection.sendall(b"{}")
         assert connection.recv(1000).startswith(b"HTTP/1.1 204 ")
 
 
-def test_a_connection_lives_on_after_a_refusal(shared_daemon):
-    good, bad = path_of(shared_daemon.hook()), "/wh/a/b"
+def test_a_connection_lives_on_after_a_refusal(shop):
+    good, bad = path_of(shop.hook()), "/wh/a/b"
     both = "".join(
         f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 2\r\n\r\n{{}}"
         for path in (bad, good, bad)
     )
-    with socket.create_connection(("127.0.0.1", shared_daemon.port), 10) as connection:
+    with socket.create_connection(("127.0.0.1", shop.port), 10) as connection:
         connection.sendall(both.encode())
         answer = b""
         while answer.count(b"HTTP/1.1 404") < 2:
@@ -296,17 +317,17 @@ def test_a_chunked_body_is_bounded_as_it_arrives(tmp_path):
         assert b" 413 " in raw(daemon, head.encode() + chunk * 17)
 
 
-def test_form_deliveries_are_told_how_to_switch(shared_daemon):
-    answer = shared_daemon.deliver(
-        shared_daemon.hook(), b"payload=%7B%7D", {"Content-Type": "application/x-www-form-urlencoded"}
+def test_form_deliveries_are_told_how_to_switch(shop):
+    answer = shop.deliver(
+        shop.hook(), b"payload=%7B%7D", {"Content-Type": "application/x-www-form-urlencoded"}
     )
     assert "switch the sender to JSON" in problem(answer, 415)["detail"]
-    path = path_of(shared_daemon.hook())
-    assert "missing" in problem(request(shared_daemon.port, "POST", path, b"{}"), 415)["detail"]
+    path = path_of(shop.hook())
+    assert "missing" in problem(request(shop.port, "POST", path, b"{}"), 415)["detail"]
 
 
-def test_a_missing_or_wrong_signature(shared_daemon):
-    hook = shared_daemon.hook("github", "push", secret=SECRET)
+def test_a_missing_or_wrong_signature(shop):
+    hook = shop.hook("github", "push", secret=SECRET)
     good = github(b"{}")["X-Hub-Signature-256"]
     for headers in (
         {},
@@ -317,12 +338,12 @@ def test_a_missing_or_wrong_signature(shared_daemon):
         {"X-Hub-Signature": "sha1=" + hmac.new(SECRET.encode(), b"{}", hashlib.sha1).hexdigest()},
         {"X-Hub-Signature-256": f"{good},{good}"},
     ):
-        answer = shared_daemon.deliver(hook, b"{}", headers)
+        answer = shop.deliver(hook, b"{}", headers)
         problem(answer, 401)
         assert answer.headers["WWW-Authenticate"] == "Signature"
         assert good.removeprefix("sha256=")[:20] not in answer.body.decode()
-    hook = shared_daemon.hook("github", "push", secret="")
-    assert shared_daemon.deliver(hook, b"{}").status == 204
+    hook = shop.hook("github", "push", secret="")
+    assert shop.deliver(hook, b"{}").status == 204
 
 
 def test_a_replaced_secret_stays_valid_for_its_grace(tmp_path):
@@ -354,8 +375,8 @@ def test_a_replaced_secret_stays_valid_for_its_grace(tmp_path):
     ],
     ids=lambda body: repr(body[:12]),
 )
-def test_what_is_not_json_is_400(shared_daemon, body):
-    assert problem(shared_daemon.deliver(shared_daemon.hook(), body), 400)["detail"]
+def test_what_is_not_json_is_400(shop, body):
+    assert problem(shop.deliver(shop.hook(), body), 400)["detail"]
 
 
 @pytest.mark.parametrize(
@@ -370,29 +391,29 @@ def test_what_is_not_json_is_400(shared_daemon, body):
         (gzip.compress(b" " * (25 * MIB - 1) + b"{}"), 413),
     ],
 )
-def test_compressed_bodies_that_are_broken_or_too_large(shared_daemon, sent, status):
-    hook = shared_daemon.hook("mine", "compressed")
-    assert shared_daemon.deliver(hook, sent, {"Content-Encoding": "gzip"}).status == status
+def test_compressed_bodies_that_are_broken_or_too_large(shop, sent, status):
+    hook = shop.hook("mine", "compressed")
+    assert shop.deliver(hook, sent, {"Content-Encoding": "gzip"}).status == status
 
 
-def test_the_answer_lists_at_most_ten_faults(shared_daemon):
-    hook = shared_daemon.hook("github", "push", validation="enforce")
+def test_the_answer_lists_at_most_ten_faults(shop):
+    hook = shop.hook("github", "push", validation="enforce")
     commits = [{"id": 1}] * 30
-    answer = problem(shared_daemon.deliver(hook, json.dumps({"commits": commits}).encode()), 422)
+    answer = problem(shop.deliver(hook, json.dumps({"commits": commits}).encode()), 422)
     assert 1 <= len(answer["errors"]) <= 10
     assert all(set(fault) == {"pointer", "message"} for fault in answer["errors"])
 
 
-def test_another_event_than_the_hooks(shared_daemon):
+def test_another_event_than_the_hooks(shop):
     body = b'{"x":1}'
 
     def send(on_mismatch, event):
-        hook = shared_daemon.hook("github", "push", onMismatch=on_mismatch, secret="", validation="off")
-        return shared_daemon.deliver(hook, body, github(body, event))
+        hook = shop.hook("github", "push", onMismatch=on_mismatch, secret="", validation="off")
+        return shop.deliver(hook, body, github(body, event))
 
     published = send("publish", "issues")
     assert published.status == 204
-    assert message_of(shared_daemon, published)["headers"]["providerEvent"] == "issues"
+    assert message_of(shop, published)["headers"]["providerEvent"] == "issues"
     ignored = send("ignore", "issues")
     assert (ignored.status, ignored.headers[RECEIPT]) == (204, None)
     problem(send("reject", "issues"), 422)
@@ -400,30 +421,30 @@ def test_another_event_than_the_hooks(shared_daemon):
 
 
 @pytest.mark.parametrize("on_mismatch", ["publish", "ignore", "reject"])
-def test_a_ping_is_a_handshake(shared_daemon, on_mismatch):
-    hook = shared_daemon.hook("github", "push", onMismatch=on_mismatch, validation="enforce", secret=SECRET)
+def test_a_ping_is_a_handshake(shop, on_mismatch):
+    hook = shop.hook("github", "push", onMismatch=on_mismatch, validation="enforce", secret=SECRET)
     body = b'{"zen":"Keep it simple."}'
-    answer = shared_daemon.deliver(hook, body, github(body, "ping"))
+    answer = shop.deliver(hook, body, github(body, "ping"))
     assert (answer.status, answer.headers[RECEIPT]) == (204, None)
-    assert shared_daemon.deliver(hook, body, {"X-GitHub-Event": "ping"}).status == 401
-    shared_daemon.hook("github", "push", secret="", validation="off", onMismatch="publish")
-    hook = shared_daemon.hook("github", "ping")
-    assert shared_daemon.deliver(hook, body, {"X-GitHub-Event": "ping"}).headers[RECEIPT]
+    assert shop.deliver(hook, body, {"X-GitHub-Event": "ping"}).status == 401
+    shop.hook("github", "push", secret="", validation="off", onMismatch="publish")
+    hook = shop.hook("github", "ping")
+    assert shop.deliver(hook, body, {"X-GitHub-Event": "ping"}).headers[RECEIPT]
 
 
-def test_other_methods(shared_daemon):
-    path = path_of(shared_daemon.hook())
+def test_other_methods(shop):
+    path = path_of(shop.hook())
     for method in ("GET", "PUT", "PATCH", "DELETE", "OPTIONS", "BREW"):
         for where in (path, "/wh/a/b"):
-            answer = request(shared_daemon.port, method, where)
+            answer = request(shop.port, method, where)
             problem(answer, 405)
             assert answer.headers["Allow"] == "POST, HEAD"
-    assert request(shared_daemon.port, "POST", "/wh/config/" + "0" * 40, b"{}").status == 405
+    assert request(shop.port, "POST", "/wh/config/" + "0" * 40, b"{}").status == 405
 
 
-def test_head(shared_daemon):
-    path = path_of(shared_daemon.hook())
-    there, missing = request(shared_daemon.port, "HEAD", path), request(shared_daemon.port, "HEAD", path[:-1])
+def test_head(shop):
+    path = path_of(shop.hook())
+    there, missing = request(shop.port, "HEAD", path), request(shop.port, "HEAD", path[:-1])
     assert (there.status, there.body, missing.status, missing.body) == (200, b"", 404, b"")
 
 

@@ -26,7 +26,7 @@ _FIRST = ("timestamp", "level", "logger", "message")
 
 def _in_order(_: object, __: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
     """Put what every line has before what only this one has."""
-    return {name: line[name] for name in _FIRST if name in line} | line
+    return {name: line[name] for name in _FIRST if name in line} | dict(line)
 
 
 class NonBlockingHandler(logging.Handler):

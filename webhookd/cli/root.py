@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import click
 
 from webhookd.cli.output import say
-from webhookd.errors import ConfigurationError
+from webhookd.errors import ConfigurationError, StartError
 from webhookd.version import __version__
 
 COMMANDS = {
@@ -82,7 +82,7 @@ def run(arguments: Sequence[str]) -> int:
         sys.stdout.flush()
     except click.exceptions.Exit as done:
         return done.exit_code
-    except (click.ClickException, ConfigurationError, click.Abort, KeyboardInterrupt) as error:
+    except (click.ClickException, ConfigurationError, StartError, click.Abort, KeyboardInterrupt) as error:
         return _told(error)
     except BrokenPipeError:
         # Whoever read our output has had enough (`webhookd tail | head`): no error, and nothing left to flush.
@@ -102,7 +102,7 @@ def _told(error: BaseException) -> int:
     if isinstance(error, ConfigurationError):
         say(str(error))
         return 2
-    say("stopped")
+    say(str(error) if isinstance(error, StartError) else "stopped")
     return 1
 
 

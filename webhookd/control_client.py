@@ -1,0 +1,85 @@
+"""Asks the daemon that owns a state directory about its spool, through the socket in that directory."""
+
+from __future__ import annotations
+
+import http.client
+import socket
+from collections.abc import Collection
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+
+from webhookd.adapters.spool_layout import Entry, SpoolStats, State
+from webhookd.control import Condition, Wanted, short_socket_path
+
+T = TypeVar("T")
+
+TIMEOUT = 30.0
+"""How long, in seconds, an answer may take beyond the wait that it is asked for."""
+
+
+class NoDaemonError(Exception):
+    """Nobody answers at the socket: no daemon owns the directory, or it is just going or coming."""
+
+
+class ControlError(Exception):
+    """The daemon could not do what it was asked; the text says why."""
+
+
+class UnixConnection(http.client.HTTPConnection):
+    """HTTP over the UNIX socket at `path`."""
+
+    def __init__(self, path: Path, timeout: float) -> None:
+        super().__init__("localhost", timeout=timeout)
+        self._path = path
+
+    def connect(self) -> None:
+        """Connect to the socket."""
+        self.sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self.sock.settimeout(self.timeout)
+        with short_socket_path(self._path) as name:
+            self.sock.connect(name)
+
+
+class DaemonSpool:
+    """The spool of a running daemon. Every method raises NoDaemonError or ControlError."""
+
+    def __init__(self, control_socket: Path) -> None:
+        self._socket = control_socket
+
+    def stats(self) -> SpoolStats:
+        """Return the spool's numbers."""
+        return self._ask("GET", "/stats", None, SpoolStats)
+
+    def entries(self, wanted: Wanted) -> list[Entry]:
+        """Return the entries that are asked for, in order."""
+        return self._ask("POST", "/entries", wanted, list[Entry], wanted.wait)
+
+    def retry(self, receipts: Collection[str] | None) -> int:
+        """Have set aside and unroutable messages (all of them if None) published again, and return how many."""
+        condition = Condition(receipts=None if receipts is None else list(receipts))
+        return self._ask("POST", "/retry", condition, int)
+
+    def drop(self, condition: Condition) -> int:
+        """Delete the messages that all of the given conditions hold for, and return how many."""
+        return self._ask("POST", "/drop", condition, int)
+
+    def _ask(self, method: str, target: str, document: object, answer: type[T], wait: float = 0) -> T:
+        connection = UnixConnection(self._socket, TIMEOUT + wait)
+        try:
+            connection.request(method, target, None if document is None else msgspec.msgpack.encode(document))
+            response = connection.getresponse()
+            data = response.read()
+        except (PermissionError, TimeoutError) as error:
+            raise ControlError(f"{self._socket} cannot be used: {error.strerror or 'no answer'}") from None
+        except (OSError, http.client.HTTPException):
+            raise NoDaemonError from None
+        finally:
+            connection.close()
+        if response.status != http.HTTPStatus.OK:
+            raise ControlError(data.decode("utf-8", "replace"))
+        return msgspec.msgpack.decode(data, type=answer)
+
+
+__all__ = ["Condition", "ControlError", "DaemonSpool", "Entry", "NoDaemonError", "SpoolStats", "State", "Wanted"]
