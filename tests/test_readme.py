@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -165,10 +166,16 @@ def test_make_run_is_webhookd_dev_and_its_curl_line_works(tmp_path: Path) -> Non
         )
     try:
         daemon.wait_ready()
-        (line,) = re.findall(r"^\s*(curl .*(?:\\\n.*)*)$", daemon.log, re.MULTILINE)
+        deadline = time.monotonic() + 10
+        while not (lines := re.findall(r"^ +(curl .*)\n", daemon.log, re.MULTILINE)):
+            assert time.monotonic() < deadline, daemon.log
+            time.sleep(0.02)
+        (line,) = lines
         pasted = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=30, check=True)
         assert "204" in pasted.stdout
         assert str(daemon.port) in line
+        told = daemon.run("tail", "--json")
+        assert "Hello, webhookd" in told.stdout
     finally:
         assert daemon.stop() == 0
 
