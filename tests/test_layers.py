@@ -20,8 +20,8 @@ LAYERS = (
     {"registry", "ingest"},
     {"testing", "config", "examiner", "metrics", "http_problem"},
     {"http_reply"},
-    {"http_admin", "http_config", "http_ingest", "control", "control_client"},
-    {"http_front", "vitals"},
+    {"http_admin", "http_config", "http_ingest", "control"},
+    {"http_front", "control_client", "vitals"},
     {"daemon"},
     {"cli"},
     {"__main__"},
@@ -162,8 +162,9 @@ def named_or_default(node: ast.AST) -> list[ast.expr]:
     if isinstance(node, ast.arguments):
         return [value for value in (*node.defaults, *node.kw_defaults) if value]
     targets = getattr(node, "targets", None) or [getattr(node, "target", None)]
-    named = isinstance(node, ast.Assign | ast.AnnAssign) and all(
-        isinstance(t, ast.Name) and t.id.isupper() for t in targets
+    names = [target.id for target in targets if isinstance(target, ast.Name)]
+    named = (
+        isinstance(node, ast.Assign | ast.AnnAssign) and names and not any("status" in name.lower() for name in names)
     )
     return [node.value] if named and node.value else []
 
