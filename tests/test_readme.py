@@ -1,6 +1,7 @@
 """Runs what README.md says, in the order in which it says it, and holds the tables of the documents against the code."""
 
 import ast
+import json
 import os
 import re
 import subprocess
@@ -285,6 +286,24 @@ def test_metrics_table_is_that_of_a_daemon(shared_daemon: Daemon) -> None:
         code(name)[0]: (kind, meaning) for name, kind, meaning in table(OPERATING, "| metric | type | what it is |")
     }
     assert documented == {name: (kind, meant[name]) for name, kind in served.items()}
+
+
+def test_log_fields_are_those_of_a_daemon(tmp_path: Path) -> None:
+    documented = {name for cell, _ in table(OPERATING, "| field | what it is |") for name in code(cell)}
+    everywhere = {"timestamp", "level", "logger", "message"}
+    with Daemon(tmp_path, log_deliveries="all") as daemon:
+        signed = daemon.hook("github", "push", secret="a secret of github")
+        assert daemon.deliver(daemon.hook(), b"{}").status == 204
+        assert daemon.deliver(signed, b"{}").status == 401
+        daemon.stop()
+        lines = [json.loads(line) for line in daemon.log.splitlines()]
+    told = [line for line in lines if line["message"].startswith("delivery ")]
+    assert {line["message"] for line in told} == {"delivery accepted", "delivery refused"}
+    assert all(f"`{line['message']}`" in OPERATING for line in told)
+    fields = {name for line in told for name in line} - everywhere
+    assert fields | {"cause"} == documented  # a cause is what the spool says when it takes nothing
+    asked = next(line for line in lines if line["message"] == "config request")
+    assert [name for name in asked.keys() - everywhere if f"`{name}`" not in OPERATING] == []
 
 
 def test_documents_link_only_to_what_is_there() -> None:
