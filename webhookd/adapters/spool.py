@@ -1,41 +1,49 @@
-"""Publisher to a durable local log: what it took is on disk, in order, until it is confirmed, dropped or expired."""
+"""What was published here is on disk, in order, until it is confirmed, dropped, or its time is over."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 import time
 from collections.abc import Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Self, TypeVar
 
-from webhookd.adapters.spool_care import SpoolFile
-from webhookd.adapters.spool_db import Row, SpoolDb
-from webhookd.adapters.spool_jobs import Job, deleting, expiring, mark_waiting, marking, selecting
-from webhookd.adapters.spool_layout import MIB, Entry, Sizes, SpoolError, SpoolStats, State
-from webhookd.adapters.spool_reader import SpoolReader
-from webhookd.adapters.spool_writer import Append, Change, Writer
-from webhookd.errors import Unpublished
+import msgspec
+import structlog
+
+from webhookd.adapters import spool_jobs
+from webhookd.adapters.spool_file import DAMAGE, SpoolFile, code_of
+from webhookd.adapters.spool_item import Item
+from webhookd.adapters.spool_layout import CLOSED, MANY, MIB, Entry, Sizes, SpoolError, SpoolStats, State
+from webhookd.adapters.spool_reader import DAMAGED, Query, Reader
+from webhookd.adapters.spool_writer import Outcome, Writer
+from webhookd.errors import ConfigurationError, Unpublished
 from webhookd.model import Message
 
 __all__ = ["Entry", "Spool", "SpoolError", "SpoolStats", "State"]
 
-T = TypeVar("T")
-
-_METADATA = 256
-"""About what names, headers and receipt of a message take, in bytes."""
+Result = TypeVar("Result")
+log = structlog.get_logger(__name__)
 
 
 class Spool:
-    """The spool in one SQLite file. All of it is called on the event loop that opened it."""
+    """A Publisher to a bounded, fsynced file of one process. Every method is called on the loop that opened it.
 
-    def __init__(self, writer: Writer, reader: SpoolReader, sizes: Sizes, state: State) -> None:
+    What cannot be read or changed raises SpoolError.
+    """
+
+    def __init__(self, file: SpoolFile, writer: Writer, *, keep: bool) -> None:
+        self._file = file
         self._writer = writer
-        self._reader = reader
-        self._sizes = sizes
-        self._state = state
-        self._thread = ThreadPoolExecutor(1, "spool-reader")
+        self._loop = asyncio.get_running_loop()
+        self._reader = Reader(file)
+        self._reading = ThreadPoolExecutor(1, "spool-reader")
+        self._state = State.KEPT if keep else State.WAITING
+        self._behind_large: dict[str, int] = {}
         self._waiters: set[asyncio.Future[None]] = set()
         self._closed = False
 
@@ -50,71 +58,82 @@ class Spool:
         share: Callable[[], float] = lambda: 1.0,
         now: Callable[[], float] = time.time,
     ) -> Self:
-        """Open or create the spool at `path`.
+        """Open or create the spool in the file `path`.
 
-        Database and WAL together never pass `max_bytes`, and one tenant never holds more than `share()` of it. With
-        `keep` messages are kept for `retention` seconds, to be read; without, they wait to be published. Raises
-        `ConfigurationError` for a file of another format, `SpoolError` for one that cannot be opened.
+        Database and WAL together never pass `max_bytes` (at least 1 MiB). No tenant holds more than `share()` of it,
+        which is called in another thread. With `keep`, messages are kept for `retention` seconds, to be read; without,
+        they wait to be published. A file that is damaged is put aside, and a new one begun. Raises ConfigurationError.
         """
         file = SpoolFile(path, Sizes.of(max_bytes))
         try:
             await asyncio.to_thread(file.open)
         except (sqlite3.Error, OSError) as error:
-            raise SpoolError(f"the spool {path} cannot be opened: {error}") from error
-        writer = Writer(file, share, expiring(retention, now), asyncio.get_running_loop())
-        writer.start()
-        return cls(writer, SpoolReader(file), file.sizes, State.KEPT if keep else State.WAITING)
+            raise ConfigurationError(
+                f"spool {path} cannot be opened ({error}): see to its disk and its owner"
+            ) from error
+        writer = Writer(file, retention=retention, share=share, now=now)
+        spool = cls(file, writer, keep=keep)
+        await asyncio.to_thread(writer.start, spool._settle_soon)
+        return spool
 
     @property
     def stats(self) -> SpoolStats:
         """The spool as the last commit left it."""
-        return self._writer.stats
+        stats = self._writer.stats()
+        return msgspec.structs.replace(stats, failing=CLOSED) if self._closed else stats
 
     def publish(self, message: Message) -> asyncio.Future[None]:
-        """Return a future that is done once the message is fsynced; see `webhookd.ports.Publisher`."""
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """As the port promises."""
+        future: asyncio.Future[None] = self._loop.create_future()
         if self._closed:
-            future.set_exception(Unpublished("the spool is closed"))
+            future.set_exception(Unpublished(CLOSED))
             return future
-        row = Row(message, self._state, self._sizes.cost(len(message.body) + _METADATA))
-        self._writer.put(Append(row, future))
-        if self._waiters:
-            future.add_done_callback(self._wake)
+        item = Item(message, self._state, self._file.sizes.unit, future)
+        hook = message.hook
+        large = item.parts > 1 or hook in self._behind_large
+        if large:
+            self._behind_large[hook] = self._behind_large.get(hook, 0) + 1
+            future.add_done_callback(partial(self._passed, hook))
+        self._writer.put(item, large=large)
         return future
 
     async def entries(
         self,
         *,
         after: int = 0,
-        limit: int = 500,
+        limit: int = MANY,
         max_bytes: int = MIB,
         tenant: str | None = None,
         states: Collection[State] | None = None,
         bodies: bool = False,
     ) -> list[Entry]:
-        """Return messages behind the place `after`, in order: `limit` of them and `max_bytes` of bodies at the most.
+        """Return the messages behind the place `after`, in order, of this tenant and these states where given.
 
-        At least one is returned where there is one. Raises `SpoolError`.
+        With `bodies`, as many as have bodies of `max_bytes` together, but at least one. One that is damaged comes as
+        set aside, without a body.
         """
-        chosen = None if states is None else frozenset(states)
-        return await self._read(self._reader.entries, after, limit, max_bytes, tenant, chosen, bodies)
+        query = Query(after=after, limit=limit, max_bytes=max_bytes, tenant=tenant, states=states, bodies=bodies)
+        return await self._entries(query)
 
-    async def next_waiting(self, *, limit: int = 500) -> list[Entry]:
-        """Return the oldest message of each hook that has any to be published, oldest first, without bodies."""
-        return await self._read(self._reader.next_waiting, limit)
+    async def next_waiting(self, *, limit: int = MANY) -> list[Entry]:
+        """Return the first message of each hook that has any to be published, in order, without bodies."""
+        return await self._read(partial(self._reader.first_of_hooks, limit))
+
+    async def line(self, hook: str, *, after: int = 0, limit: int = MANY, max_bytes: int = MIB) -> list[Entry]:
+        """Return a hook's messages that are to be published (waiting or unroutable), in order, with bodies."""
+        return await self._entries(Query(after=after, limit=limit, max_bytes=max_bytes, bodies=True, hook=hook))
 
     async def confirm(self, seqs: Collection[int]) -> int:
         """Delete messages that the broker has confirmed; return how many there were."""
-        return await self._change(deleting(seqs))
+        return await self._change(spool_jobs.deleting(seqs))
 
     async def mark(self, seqs: Collection[int], state: State, reason: str | None) -> int:
         """Give messages a state and a reason, and count an attempt; return how many there were."""
-        return await self._change(marking(seqs, state, reason))
+        return await self._change(spool_jobs.marking(seqs, state, reason))
 
     async def retry(self, receipts: Collection[str] | None = None) -> int:
-        """Let messages that are set aside or unroutable (all, or these) wait again; return how many there were."""
-        states = frozenset({State.UNROUTABLE, State.SET_ASIDE})
-        return await self._change(selecting(states, None, receipts, mark_waiting))
+        """Let messages that are set aside or unroutable (all, or these) wait again as if untried; return how many."""
+        return await self._change(spool_jobs.retrying(receipts))
 
     async def drop(
         self,
@@ -124,27 +143,25 @@ class Spool:
         receipts: Collection[str] | None = None,
     ) -> int:
         """Delete the messages that all given conditions hold for; `older_than` is in seconds. Return how many."""
-        before = None if older_than is None else round((time.time() - older_than) * 1000)
-        chosen = frozenset(State) if states is None else frozenset(states)
-        return await self._change(selecting(chosen, before, receipts, SpoolDb.delete))
+        before = None if older_than is None else (self._writer.now() - older_than) * 1000
+        return await self._change(spool_jobs.dropping(frozenset(State if states is None else states), before, receipts))
 
-    async def wait_append(self, after: int, timeout: float) -> bool:  # noqa: ASYNC109 - running out is an answer
+    async def wait_append(self, after: int, timeout: float) -> bool:  # noqa: ASYNC109 (running out is an answer)
         """Return whether there is a message behind the place `after`, waiting up to `timeout` seconds for one."""
-        deadline = time.monotonic() + timeout
-        waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters.add(waiter)
-        try:
-            while not await self.entries(after=after, limit=1):
-                left = deadline - time.monotonic()
-                if left <= 0 or self._closed:
+        deadline = self._loop.time() + timeout
+        while not self._closed:
+            waiter: asyncio.Future[None] = self._loop.create_future()
+            self._waiters.add(waiter)
+            try:
+                if await self.entries(after=after, limit=1):
+                    return True
+                left = deadline - self._loop.time()
+                if left <= 0:
                     return False
                 await asyncio.wait([waiter], timeout=left)
+            finally:
                 self._waiters.discard(waiter)
-                waiter = asyncio.get_running_loop().create_future()
-                self._waiters.add(waiter)
-        finally:
-            self._waiters.discard(waiter)
-        return True
+        return False
 
     async def close(self) -> None:
         """Make durable what was published, then let go of the file."""
@@ -152,22 +169,62 @@ class Spool:
             return
         self._closed = True
         self._wake()
-        await asyncio.to_thread(self._writer.finish)
-        await self._read(self._reader.close)
-        self._thread.shutdown()
+        await self._loop.run_in_executor(self._reading, self._reader.close)
+        await asyncio.to_thread(self._writer.close)
+        self._reading.shutdown()
 
-    def _wake(self, durable: asyncio.Future[None] | None = None) -> None:
-        del durable
+    # --- inside -----------------------------------------------------------------------------------------------------
+
+    def _settle_soon(self, outcome: Outcome) -> None:
+        """Have the loop's thread tell the outcome; nobody is left to tell once the loop is closed."""
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._settle, outcome)
+
+    def _settle(self, outcome: Outcome) -> None:
+        for future, result in outcome:
+            if future.done():
+                continue  # cancelled
+            if isinstance(result, Exception):
+                future.set_exception(result)
+            else:
+                future.set_result(result)
+        if self._waiters:
+            self._wake()
+
+    def _passed(self, hook: str, _: asyncio.Future[None]) -> None:
+        """Let the hook's next messages overtake again once no large one is before them."""
+        self._behind_large[hook] -= 1
+        if not self._behind_large[hook]:
+            del self._behind_large[hook]
+
+    def _wake(self) -> None:
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(None)
 
-    async def _change(self, job: Job) -> int:
+    async def _change(self, step: spool_jobs.Step) -> int:
         if self._closed:
-            raise SpoolError("the spool is closed")
-        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        self._writer.put(Change(job, future))
+            raise SpoolError(CLOSED)
+        future: asyncio.Future[int] = self._loop.create_future()
+        self._writer.put_job(spool_jobs.Job(step, future))
         return await future
 
-    async def _read(self, work: Callable[..., T], *arguments: object) -> T:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work, *arguments)
+    async def _entries(self, query: Query) -> list[Entry]:
+        found = await self._read(partial(self._reader.entries, query))
+        damaged = [entry.seq for entry in found if entry.reason == DAMAGED and entry.body is None and query.bodies]
+        if damaged and not self._closed:
+            log.error(
+                "messages in the spool are damaged on disk", receipts=[e.receipt for e in found if e.seq in damaged]
+            )
+            await self.mark(damaged, State.SET_ASIDE, DAMAGED)
+        return found
+
+    async def _read(self, work: Callable[[], Result]) -> Result:
+        if self._closed:
+            raise SpoolError(CLOSED)
+        try:
+            return await self._loop.run_in_executor(self._reading, work)
+        except sqlite3.Error as error:
+            if code_of(error) in DAMAGE and not self._closed:
+                self._writer.put_job(spool_jobs.Job(spool_jobs.condemning(str(error)), self._loop.create_future()))
+            raise SpoolError(f"the spool cannot be read: {error}") from error

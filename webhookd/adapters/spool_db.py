@@ -3,45 +3,31 @@
 from __future__ import annotations
 
 import json
-import os
 import sqlite3
 import threading
-import zlib
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple, Self
 
-import msgspec
-
 from webhookd.adapters.spool_disk import file_size
-from webhookd.adapters.spool_layout import NUMBER, PAGE, PART_BITS, STATES, Sizes, State
-from webhookd.errors import ConfigurationError
-from webhookd.model import Message
-from webhookd.statedir import sync_directory
+from webhookd.adapters.spool_item import Item, LargeBody
+from webhookd.adapters.spool_layout import NUMBER, PAGE, PART_BITS, STATES, UNIT_MIN, Sizes, State
+from webhookd.adapters.spool_ledger import Ledger
+from webhookd.adapters.spool_schema import NEXT, SEQ_MAX, Damaged, connect
 
-VERSION = 1
-"""`PRAGMA user_version` of the files written here."""
-OVERHEAD = 16 * PAGE
-"""What a transaction may write beside its rows, in bytes."""
-
-SCHEMA = """
-CREATE TABLE message (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT, receipt TEXT NOT NULL, hook TEXT NOT NULL, tenant TEXT NOT NULL,
-    datasource TEXT NOT NULL, event TEXT NOT NULL, state INTEGER NOT NULL, received_at INTEGER NOT NULL,
-    bytes INTEGER NOT NULL, cost INTEGER NOT NULL, crc INTEGER NOT NULL, headers BLOB NOT NULL,
-    attempts INTEGER NOT NULL DEFAULT 0, reason TEXT
-);
-CREATE TABLE body (id INTEGER PRIMARY KEY, data BLOB NOT NULL);
-CREATE TABLE unfinished (seq INTEGER PRIMARY KEY);
-CREATE INDEX line ON message (hook, seq) WHERE state < 2;
-CREATE INDEX unkept ON message (seq) WHERE state < 3;
-"""
-COLUMNS = "seq, receipt, hook, tenant, datasource, event, state, received_at, bytes, cost, crc, headers"
+COLUMNS = "seq, receipt, hook, state, received_at, bytes, cost, blob, seal"
+WINDOW = "SELECT seq, state, received_at, receipt FROM message WHERE seq > ? ORDER BY seq LIMIT ?"
+WINDOW_UNKEPT = WINDOW.replace("WHERE", "WHERE state < 3 AND")
+CHOSEN = "seq IN (SELECT value FROM json_each(?))"
+DELETE_PARTS = "DELETE FROM body WHERE id >= ? AND id < ?"
 ROWS = 64
 """Rows of one INSERT: each statement gives the interpreter lock away, so fewer are cheaper."""
-CHOSEN = "IN (SELECT value FROM json_each(?))"
+RESERVED_PAGES = 16
+"""What a transaction writes beside its rows, at most."""
+REASON_MAX = 200
+"""Characters that are kept of a reason."""
 
 
 class Place(NamedTuple):
@@ -53,187 +39,152 @@ class Place(NamedTuple):
     receipt: str
 
 
-class Row(NamedTuple):
-    """A message on its way into the file."""
-
-    message: Message
-    state: State
-    cost: int
-
-
 class SpoolDb:
     """The write connection, what the file holds by state and tenant, and how much room there is."""
 
-    def __init__(self, path: Path, sizes: Sizes, gate: threading.Lock) -> None:
+    def __init__(self, path: Path, sizes: Sizes, gate: threading.Lock, connection: sqlite3.Connection) -> None:
+        self.path = path
         self.sizes = sizes
-        self.messages: dict[State, int] = dict.fromkeys(STATES, 0)
-        self.held: dict[str, int] = {}
-        """Bytes of disk by tenant."""
+        self.ledger = Ledger()
         self.room = 0
-        """Bytes of messages that still fit."""
-        self.used = 0
-        """Bytes of the database that hold something."""
-        self.free = 0
-        """Bytes of the database that hold nothing."""
+        """Bytes of messages that certainly still fit; more may: `measure` looks."""
         self.wal_used = 0
         """Bytes of the WAL that hold what is not written back, at most."""
+        self.mostly_empty = False
+        self.used = 0
+        """Bytes of the database that hold something, as of the last `measure`."""
+        self.next = 1
         self._gate = gate
-        self._path = path
+        self._db = connection
         self._wal = path.with_name(f"{path.name}-wal")
-        self._db = connect(path, sizes)
-        self._next = 1
-        self._held_since: list[tuple[str, int]] = []
-        """What the transaction has changed of `held`, to take it back if it fails."""
+        self._hooks: dict[tuple[str, str, str, str], int] = {}
+        self._tenants: dict[int, str] = {}
+        self._next_hook = 1
+        self._fresh: list[tuple[str, str, str, str]] = []
 
     @classmethod
     def open(cls, path: Path, sizes: Sizes, gate: threading.Lock) -> Self:
-        """Open or create the file and learn what it holds; raises sqlite3.Error, OSError, ConfigurationError.
+        """Open or create the file and learn what it holds; raises sqlite3.Error, Damaged, OSError.
 
         The WAL of an earlier run is written back, synced and emptied first: no page that an earlier fsync may have
         failed to write is built upon.
         """
-        spool = cls(path, sizes, gate)
+        spool = cls(path, sizes, gate, connect(path, sizes))
         try:
-            if not spool.checkpoint("TRUNCATE"):
-                spool.refuse("another process is reading the spool's file")
-            spool.load()
+            spool._load()
         except BaseException:
             spool.close()
             raise
         return spool
 
-    @staticmethod
-    def refuse(reason: str) -> None:
-        """Raise what SQLite raises."""
-        raise sqlite3.OperationalError(reason)
-
     def close(self) -> None:
         """Let go of the file; what was committed is in it."""
         self._db.close()
-
-    def load(self) -> None:
-        """Learn numbers and sums from the file, and delete what a crash left half written."""
-        last = self._db.execute("SELECT max(seq) FROM sqlite_sequence").fetchone()[0] or 0
-        unfinished = [seq for (seq,) in self._db.execute("SELECT seq FROM unfinished")]
-        self._next = max(last, *unfinished, 0) + 1
-        for tenant, state, count, cost in self._db.execute(
-            "SELECT tenant, state, count(*), sum(cost) FROM message GROUP BY tenant, state"
-        ):
-            self.messages[STATES[state]] += count
-            self.held[tenant] = self.held.get(tenant, 0) + cost
-        for seq in unfinished:
-            with self.transaction(OVERHEAD):
-                self.abandon(seq)
-        self.measure()
 
     # --- transactions -----------------------------------------------------------------------------------------------
 
     @contextmanager
     def transaction(self, estimate: int) -> Iterator[None]:
         """Commit, durably, what is done inside, or nothing of it; `estimate` is what it adds to the WAL at most."""
-        messages = dict(self.messages)
-        self._held_since.clear()
         self._db.execute("BEGIN IMMEDIATE")
         try:
             yield
             self._db.execute("COMMIT")
         except BaseException:
-            self.messages = messages
-            for tenant, cost in self._held_since.copy():
-                self.hold(tenant, -cost)
+            self.ledger.forget()
+            for key in self._fresh:
+                self._tenants.pop(self._hooks.pop(key))
+            self._fresh.clear()
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             raise
         self.wal_used += estimate
-        self.measure()
+        self.ledger.settle()
+        self._fresh.clear()
 
-    def append(self, rows: Sequence[Row]) -> int:
-        """Write messages whose bodies take one part; return the place of the last."""
-        for start in range(0, len(rows), ROWS):
-            messages: list[object] = []
+    def append(self, items: Sequence[Item]) -> None:
+        """Write messages whose bodies take one part, and give them their places."""
+        for start in range(0, len(items), ROWS):
+            rows: list[object] = []
             bodies: list[object] = []
-            for row in rows[start : start + ROWS]:
-                seq = self.take_number()
-                messages += self._columns(seq, row)
-                bodies += (seq << PART_BITS, row.message.body)
-            self._db.execute(_insert(f"message ({COLUMNS})", 12, len(bodies) // 2), messages)
-            self._db.execute(_insert("body", 2, len(bodies) // 2), bodies)
-        return self._next - 1
+            for item in items[start : start + ROWS]:
+                seq = self._take_number()
+                rows += self._row(seq, item, seq)
+                bodies += (seq << PART_BITS, item.message.body, item.head)
+            count = len(bodies) // 3
+            self._db.execute(_insert(f"message ({COLUMNS})", 9, count), rows)
+            self._db.execute(_insert("body", 3, count), bodies)
 
-    def append_part(self, seq: int, row: Row, start: int) -> bool:
-        """Write the part of a large body that begins at `start`; with the last one the message is there."""
-        if not start:
-            self._db.execute("INSERT INTO unfinished VALUES (?)", (seq,))
-        end = start + self.sizes.unit
-        number = seq << PART_BITS | start // self.sizes.unit
-        self._db.execute("INSERT INTO body VALUES (?, ?)", (number, memoryview(row.message.body)[start:end]))
-        if end < len(row.message.body):
-            return False
-        self._db.execute("DELETE FROM unfinished WHERE seq = ?", (seq,))
-        self._db.execute(_insert(f"message ({COLUMNS})", 12, 1), self._columns(seq, row))
-        return True
+    def large(self, item: Item) -> LargeBody:
+        """Begin a body of many parts."""
+        return LargeBody(item, self._take_number(), self.sizes.unit)
 
-    def abandon(self, seq: int) -> None:
+    def append_part(self, large: LargeBody) -> None:
+        """Write the next part; with the last one the message is there."""
+        if not large.started:
+            self._db.execute("INSERT INTO unfinished VALUES (?)", (large.blob,))
+        self._db.execute("INSERT INTO body VALUES (?, ?, ?)", large.take())
+        if large.finished:
+            self._db.execute("DELETE FROM unfinished WHERE blob = ?", (large.blob,))
+            row = self._row(self._take_number(), large.item, large.blob)
+            self._db.execute(_insert(f"message ({COLUMNS})", 9, 1), row)
+
+    def abandon(self, blob: int) -> None:
         """Delete the parts of a body that will not be finished."""
-        self._delete_bodies(seq)
-        self._db.execute("DELETE FROM unfinished WHERE seq = ?", (seq,))
+        self._db.execute(DELETE_PARTS, (blob << PART_BITS, (blob + 1) << PART_BITS))
+        self._db.execute("DELETE FROM unfinished WHERE blob = ?", (blob,))
 
     def delete(self, seqs: Collection[int]) -> int:
         """Delete messages, their bodies too, and return how many there were."""
         gone = self._db.execute(
-            f"DELETE FROM message WHERE seq {CHOSEN} RETURNING seq, tenant, state, cost",  # noqa: S608 - a constant
+            f"DELETE FROM message WHERE {CHOSEN} RETURNING hook, state, bytes, cost, blob",  # noqa: S608
             (json.dumps(sorted(seqs)),),
         ).fetchall()
-        for seq, tenant, state, cost in gone:
-            self.messages[STATES[state]] -= 1
-            self.hold(tenant, -cost)
-            self._delete_bodies(seq)
+        small = []
+        for hook, state, length, cost, blob in gone:
+            self.ledger.remove(self._tenants.get(hook, ""), STATES[state], cost)
+            if length <= UNIT_MIN:  # shorter than any part
+                small.append(blob << PART_BITS)
+            else:
+                self._db.execute(DELETE_PARTS, (blob << PART_BITS, (blob + 1) << PART_BITS))
+        self._db.execute("DELETE FROM body WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(sorted(small)),))
+        self._db.execute("UPDATE floor SET next = ?", (self.next,))
         return len(gone)
 
-    def mark(self, seqs: Collection[int], state: State, reason: str | None, attempts: int) -> int:
-        """Give messages another state and reason, and count `attempts` more; return how many there were."""
+    def mark(self, seqs: Collection[int], state: State, reason: str | None, *, tried: bool) -> int:
+        """Give messages another state and reason; return how many there were.
+
+        Counts an attempt where the message was `tried`, and forgets all of them where it was not.
+        """
         chosen = json.dumps(sorted(seqs))
-        held = self._db.execute(f"SELECT state FROM message WHERE seq {CHOSEN}", (chosen,)).fetchall()  # noqa: S608
+        held = self._db.execute(f"SELECT state FROM message WHERE {CHOSEN}", (chosen,)).fetchall()  # noqa: S608
         for (old,) in held:
-            self.messages[STATES[old]] -= 1
-            self.messages[state] += 1
+            self.ledger.move(STATES[old], state)
         self._db.execute(
-            f"UPDATE message SET state = ?, reason = ?, attempts = attempts + ? WHERE seq {CHOSEN}",  # noqa: S608
-            (NUMBER[state], reason, attempts, chosen),
+            f"UPDATE message SET state = ?, reason = ?, attempts = iif(?, attempts + 1, 0) WHERE {CHOSEN}",  # noqa: S608
+            (NUMBER[state], reason and reason[:REASON_MAX], tried, chosen),
         )
         return len(held)
 
-    def window(self, after: int, limit: int) -> list[Place]:
-        """Return the next `limit` messages behind the place `after`."""
-        rows = self._db.execute(
-            "SELECT seq, state, received_at, receipt FROM message WHERE seq > ? ORDER BY seq LIMIT ?", (after, limit)
-        )
+    def window(self, after: int, limit: int, *, kept: bool) -> list[Place]:
+        """Return the next `limit` messages behind the place `after`, the kept ones among them or not."""
+        rows = self._db.execute(WINDOW if kept else WINDOW_UNKEPT, (after, limit))
         return [Place(seq, STATES[state], received_at, receipt) for seq, state, received_at, receipt in rows]
 
-    def oldest(self, *, kept: bool) -> int | None:
-        """Return when the oldest kept message, or the oldest of the others, was received, in ms since the epoch."""
-        which = "state = 3" if kept else "state < 3"
-        row = self._db.execute(f"SELECT received_at FROM message WHERE {which} ORDER BY seq LIMIT 1").fetchone()  # noqa: S608
+    def oldest_unkept(self) -> int | None:
+        """Return when the oldest message that is not kept was received, in ms since the epoch."""
+        row = self._db.execute("SELECT received_at FROM message WHERE state < 3 ORDER BY seq LIMIT 1").fetchone()
         return row[0] if row else None
 
     # --- room -------------------------------------------------------------------------------------------------------
-
-    def hold(self, tenant: str, cost: int) -> None:
-        """Count `cost` more bytes of the tenant's."""
-        self._held_since.append((tenant, cost))
-        left = self.held.get(tenant, 0) + cost
-        if left > 0:
-            self.held[tenant] = left
-        else:
-            self.held.pop(tenant, None)
 
     def measure(self) -> None:
         """Learn how much room there is: what the file may still grow by, and its free pages."""
         (pages,) = self._db.execute("PRAGMA page_count").fetchone()
         (free,) = self._db.execute("PRAGMA freelist_count").fetchone()
-        self.room = (self.sizes.pages_max - pages + free) * PAGE - OVERHEAD // 2
+        self.room = (self.sizes.pages_max - pages + free - self.sizes.slack) * PAGE
         self.used = (pages - free) * PAGE
-        self.free = free * PAGE
+        self.mostly_empty = pages * PAGE > 16 * self.sizes.unit and self.used < 2 * self.sizes.unit
 
     def fits_wal(self, estimate: int) -> bool:
         """Make the WAL fit `estimate` bytes more; False while another process keeps it from being written back."""
@@ -248,76 +199,68 @@ class SpoolDb:
         return not busy
 
     def shrink(self) -> None:
-        """Give the file system some of what is free in the file."""
-        self._db.execute(f"PRAGMA incremental_vacuum({self.sizes.unit // PAGE})").fetchall()
-        self.wal_used += 2 * self.sizes.unit + OVERHEAD
-        self.measure()
+        """Give the file system back what a large outage took; cheap while little is left in the file."""
+        self._db.execute("VACUUM")
+        self.checkpoint("TRUNCATE")
 
     def size(self) -> int:
         """Return the bytes on disk."""
-        return file_size(self._path) + file_size(self._wal)
-
-    def take_number(self) -> int:
-        """Return the next place."""
-        number = self._next
-        self._next = number + 1
-        return number
+        return file_size(self.path) + file_size(self._wal)
 
     # --- inside -----------------------------------------------------------------------------------------------------
 
-    def _columns(self, seq: int, row: Row) -> tuple[object, ...]:
-        m, cost = row.message, row.cost
-        self.messages[row.state] += 1
-        self.hold(m.tenant, cost)
-        headers = msgspec.json.encode(m.headers)
-        names = (m.receipt, m.hook, m.tenant, m.datasource, m.event)
-        return (seq, *names, NUMBER[row.state], m.received_at, len(m.body), cost, crc_of(headers, m.body), headers)
+    def _take_number(self) -> int:
+        number = self.next
+        self.next = number + 1
+        return number
 
-    def _delete_bodies(self, seq: int) -> None:
-        self._db.execute("DELETE FROM body WHERE id >= ? AND id < ?", (seq << PART_BITS, (seq + 1) << PART_BITS))
+    def _row(self, seq: int, item: Item, blob: int) -> tuple[object, ...]:
+        m = item.message
+        hook = self._hook_id((m.hook, m.tenant, m.datasource, m.event))
+        self.ledger.add(item.state)
+        item.seq = seq
+        return (seq, m.receipt, hook, NUMBER[item.state], m.received_at, len(m.body), item.cost, blob, item.seal)
 
+    def _hook_id(self, key: tuple[str, str, str, str]) -> int:
+        hook = self._hooks.get(key)
+        if hook is None:
+            hook = self._next_hook
+            self._next_hook = hook + 1
+            self._db.execute("INSERT INTO hook VALUES (?, ?, ?, ?, ?)", (hook, *key))
+            self._hooks[key] = hook
+            self._tenants[hook] = key[1]
+            self._fresh.append(key)
+        return hook
 
-def crc_of(headers: bytes, body: bytes) -> int:
-    """Return the checksum over what SQLite itself does not check."""
-    return zlib.crc32(body, zlib.crc32(headers))
+    def _load(self) -> None:
+        """Learn numbers, hooks and sums from the file, and delete what a crash left half written."""
+        if not self.checkpoint("TRUNCATE"):
+            raise sqlite3.OperationalError("another process is reading the spool's file")
+        for hook, *key in self._db.execute("SELECT id, token, tenant, datasource, event FROM hook"):
+            self._hooks[(key[0], key[1], key[2], key[3])] = hook
+            self._tenants[hook] = key[1]
+        self._next_hook = max(self._tenants, default=0) + 1
+        (following,) = self._db.execute(NEXT).fetchone()
+        if not isinstance(following, int) or not 0 < following < SEQ_MAX:
+            raise Damaged("the spool's numbers are out of range")
+        self.next = following
+        self._sum()
+        with self.transaction(RESERVED_PAGES * PAGE):
+            for (blob,) in self._db.execute("SELECT blob FROM unfinished").fetchall():
+                self.abandon(blob)
+        self.measure()
 
-
-def connect(path: Path, sizes: Sizes) -> sqlite3.Connection:
-    """Open or create the file for writing, 0600; raises sqlite3.Error, OSError, ConfigurationError."""
-    if not path.exists():
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
-    db = sqlite3.connect(path, isolation_level=None, timeout=0.2, check_same_thread=False, cached_statements=256)
-    try:
-        _prepare(db, path, sizes)
-    except BaseException:
-        db.close()
-        raise
-    sync_directory(path.parent)
-    return db
-
-
-def _prepare(db: sqlite3.Connection, path: Path, sizes: Sizes) -> None:
-    db.execute(f"PRAGMA page_size = {PAGE}")
-    db.execute("PRAGMA auto_vacuum = INCREMENTAL")
-    (mode,) = db.execute("PRAGMA journal_mode = WAL").fetchone()
-    if mode != "wal":
-        SpoolDb.refuse("the file system of the state directory cannot hold a write-ahead log")
-    db.execute("PRAGMA synchronous = FULL")
-    db.execute("PRAGMA wal_autocheckpoint = 0")  # the writer decides when
-    db.execute("PRAGMA secure_delete = OFF")  # Debian's default would write 25 MiB of zeros to delete 25 MiB
-    db.execute("PRAGMA cell_size_check = ON")
-    db.execute("PRAGMA cache_size = -4096")
-    (version,) = db.execute("PRAGMA user_version").fetchone()
-    if version == 0:
-        db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {VERSION}; COMMIT")
-    elif version != VERSION:
-        raise ConfigurationError(
-            f"{path} was written by another version of webhookd (its format is {version}): use that one to empty it"
-        )
-    db.execute(f"PRAGMA max_page_count = {sizes.pages_max}")
+    def _sum(self) -> None:
+        for hook, state, cost in self._db.execute("SELECT hook, state, cost FROM message"):
+            tenant = self._tenants.get(hook)
+            if tenant is None or state not in range(len(STATES)) or not isinstance(cost, int):
+                raise Damaged("a message of the spool is not what was written")
+            self.ledger.add(STATES[state])
+            self.ledger.hold(tenant, cost)
+        self.ledger.settle()
 
 
 @cache
 def _insert(table: str, columns: int, rows: int) -> str:
     row = f"({','.join('?' * columns)})"
-    return f"INSERT INTO {table} VALUES {','.join([row] * rows)}"  # noqa: S608 - names of this module, question marks
+    return f"INSERT INTO {table} VALUES {','.join([row] * rows)}"  # noqa: S608 (names of this module, and question marks)

@@ -1,40 +1,92 @@
-"""Reads the spool beside its writer, in short transactions: a long one would let the WAL grow without end."""
+"""Reads the spool beside its writer, in short transactions: a long one would keep the WAL from being emptied."""
 
 from __future__ import annotations
 
+import json
 import sqlite3
-from collections.abc import Iterator
+import time
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
-from urllib.parse import quote
 
 import msgspec
-import structlog
+from msgspec.structs import replace
 
-from webhookd.adapters.spool_care import SpoolFile
-from webhookd.adapters.spool_db import crc_of
-from webhookd.adapters.spool_layout import NUMBER, PART_BITS, STATES, Entry, SpoolError, State
-from webhookd.model import HeaderValue
+from webhookd.adapters.spool_file import SpoolFile
+from webhookd.adapters.spool_item import seal
+from webhookd.adapters.spool_layout import CLOSED, MANY, MIB, NUMBER, PART_BITS, STATES, Entry, SpoolError, State
 
-COLUMNS = "seq, receipt, hook, tenant, datasource, event, state, attempts, received_at, bytes, reason, headers, crc"
-SPAN = 20_000
-"""How many places one transaction looks at."""
-_OF_SPAN = f"SELECT {COLUMNS} FROM message WHERE seq > ? AND seq <= ?"  # noqa: S608 - constants
-_FIRST_OF_HOOKS = (
-    f"SELECT {COLUMNS} FROM message WHERE seq IN "  # noqa: S608 - constants
-    "(SELECT min(seq) FROM message WHERE state < 2 GROUP BY hook) ORDER BY seq LIMIT ?"
+WINDOW = 2000
+"""Messages that one transaction looks at."""
+PAUSE = 0.0005
+"""Seconds between two windows, in which the writer has its turn."""
+DAMAGED = "damaged on disk"
+
+FIELDS = """
+m.seq, m.receipt, h.token, h.tenant, h.datasource, h.event, m.state, m.attempts, m.received_at, m.bytes, m.reason,
+m.blob, m.seal"""
+BOUND = "SELECT max(seq) FROM (SELECT seq FROM message AS m WHERE seq > ?1 {which} ORDER BY seq LIMIT ?2)"
+FOUND = f"""
+SELECT {FIELDS} FROM message AS m CROSS JOIN hook AS h ON h.id = m.hook
+WHERE m.seq > ?1 AND m.seq <= ?2 AND (?3 IS NULL OR h.tenant = ?3) AND m.state IN (SELECT value FROM json_each(?4))
+{{which}} ORDER BY m.seq LIMIT ?5"""  # noqa: S608 (names of this module)
+OF_HOOK = f"""
+SELECT {FIELDS} FROM hook AS h CROSS JOIN message AS m ON m.hook = h.id
+WHERE h.token = ?1 AND m.state < 2 AND m.seq > ?2 ORDER BY m.seq LIMIT ?3"""  # noqa: S608
+FIRST_OF_HOOKS = f"""
+WITH RECURSIVE line (hook) AS (
+    SELECT min(hook) FROM message WHERE state < 2
+    UNION ALL SELECT (SELECT min(hook) FROM message WHERE state < 2 AND hook > line.hook) FROM line WHERE hook NOTNULL
 )
+SELECT {FIELDS} FROM line CROSS JOIN hook AS h ON h.id = line.hook CROSS JOIN message AS m
+ON m.seq = (SELECT min(seq) FROM message WHERE state < 2 AND hook = line.hook)
+ORDER BY m.seq LIMIT ?1"""  # noqa: S608
+BODY = "SELECT id, data, head FROM body WHERE id >= ? AND id < ? ORDER BY id"
 
-log = structlog.get_logger(__name__)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Query:
+    """Which entries are wanted, as `Spool.entries` has it; with `hook` only its messages that are to be published."""
+
+    after: int = 0
+    limit: int = MANY
+    max_bytes: int = MIB
+    tenant: str | None = None
+    states: Collection[State] | None = None
+    bodies: bool = False
+    hook: str | None = None
 
 
-class SpoolReader:
-    """A read-only connection, used by one thread, made anew when the writer has opened the file again."""
+class Reader:
+    """A read-only connection to the file, made anew when the writer has opened it again. Used by one thread."""
 
     def __init__(self, file: SpoolFile) -> None:
         self._file = file
         self._db: sqlite3.Connection | None = None
         self._generation = 0
+
+    def entries(self, query: Query) -> list[Entry]:
+        """Return what is wanted, in order; raises SpoolError, sqlite3.Error where the file cannot be read."""
+        found: list[Entry] = []
+        after: int | None = query.after
+        budget = query.max_bytes
+        while after is not None and len(found) < query.limit:
+            with self._transaction() as db:
+                rows, after = _window(db, query, after, query.limit - len(found))
+                for entry, blob, check in rows:
+                    budget -= entry.bytes if query.bodies else 0
+                    if budget < 0 and found:
+                        return found
+                    found.append(_complete(db, entry, blob, check) if query.bodies else entry)
+            if after is not None:
+                time.sleep(PAUSE)
+        return found
+
+    def first_of_hooks(self, limit: int) -> list[Entry]:
+        """Return the first message of each hook that has any to be published, in order."""
+        with self._transaction() as db:
+            return [_entry(row)[0] for row in db.execute(FIRST_OF_HOOKS, (limit,))]
 
     def close(self) -> None:
         """Let go of the file."""
@@ -42,76 +94,48 @@ class SpoolReader:
             self._db.close()
             self._db = None
 
-    def entries(
-        self, after: int, limit: int, max_bytes: int, tenant: str | None, states: frozenset[State] | None, bodies: bool
-    ) -> list[Entry]:
-        """See `Spool.entries`."""
-        query = _OF_SPAN
-        if tenant is not None:
-            query += " AND tenant = ?"
-        if states is not None:
-            query += f" AND state IN ({','.join(str(NUMBER[state]) for state in states)})"
-        query += " ORDER BY seq LIMIT ?"
-        found: list[Entry] = []
-        first, last = self._ends()
-        after = max(after, first - 1)
-        while after < last and not found:
-            values = (after, after + SPAN, *(() if tenant is None else (tenant,)), limit)
-            found = self._page(query, values, max_bytes, bodies=bodies)
-            after += SPAN
-        return found
-
-    def next_waiting(self, limit: int) -> list[Entry]:
-        """See `Spool.next_waiting`."""
-        return self._page(_FIRST_OF_HOOKS, (limit,), 0, bodies=False)
-
-    def _ends(self) -> tuple[int, int]:
-        with self._transaction() as db:
-            first, last = db.execute("SELECT (SELECT min(seq) FROM message), (SELECT max(seq) FROM message)").fetchone()
-        return first or 1, last or 0
-
-    def _page(self, query: str, values: tuple[object, ...], max_bytes: int, *, bodies: bool) -> list[Entry]:
-        found: list[Entry] = []
-        size = 0
-        with self._transaction() as db:
-            for row in db.execute(query, values):
-                entry = _entry(row)
-                if bodies:
-                    size += entry.bytes
-                    if found and size > max_bytes:
-                        break
-                    entry = _with_body(db, entry, row[11], row[12])
-                found.append(entry)
-        return found
-
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
         with self._file.gate:
+            db = self._connected()
+            db.execute("BEGIN")
             try:
-                db = self._connected()
-                db.execute("BEGIN")
-                try:
-                    yield db
-                finally:
-                    db.execute("ROLLBACK")
-            except (sqlite3.Error, OSError) as error:
-                self.close()
-                raise SpoolError(f"the spool cannot be read: {error}") from error
+                yield db
+            finally:
+                db.execute("ROLLBACK")
 
     def _connected(self) -> sqlite3.Connection:
+        if self._file.db is None:
+            raise SpoolError(self._file.failing or CLOSED)
         if self._db is None or self._generation != self._file.generation:
             self.close()
-            if self._file.db is None:
-                raise SpoolError(f"the spool cannot be read: {self._file.failing}")
+            uri = f"{self._file.path.absolute().as_uri()}?mode=ro"
+            self._db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=1, check_same_thread=False)
             self._generation = self._file.generation
-            uri = f"file:{quote(str(self._file.path))}?mode=ro"
-            self._db = sqlite3.connect(uri, uri=True, isolation_level=None, check_same_thread=False)
         return self._db
 
 
-def _entry(row: Any) -> Entry:
-    seq, receipt, hook, tenant, datasource, event, state, attempts, received_at, size, reason, _headers, _crc = row
-    return Entry(
+Found = tuple[Entry, int, int]
+"""An entry, the number of its body, and its checksum."""
+
+
+def _window(db: sqlite3.Connection, query: Query, after: int, limit: int) -> tuple[list[Found], int | None]:
+    """Return the next rows, and behind which place the next window begins: None at the end."""
+    if query.hook is not None:
+        return [_entry(row) for row in db.execute(OF_HOOK, (query.hook, after, limit))], None
+    states = STATES if query.states is None else query.states
+    which = "" if State.KEPT in states else "AND m.state < 3"
+    (bound,) = db.execute(BOUND.format(which=which), (after, WINDOW)).fetchone()
+    if bound is None:
+        return [], None
+    numbers = json.dumps([NUMBER[state] for state in states])
+    found = db.execute(FOUND.format(which=which), (after, bound, query.tenant, numbers, limit))
+    return [_entry(row) for row in found], bound
+
+
+def _entry(row: Any) -> Found:
+    seq, receipt, hook, tenant, datasource, event, state, attempts, received_at, length, reason, blob, check = row
+    entry = Entry(
         seq=seq,
         receipt=receipt,
         hook=hook,
@@ -121,19 +145,21 @@ def _entry(row: Any) -> Entry:
         state=STATES[state],
         attempts=attempts,
         received_at=received_at,
-        bytes=size,
+        bytes=length,
         reason=reason,
     )
+    return entry, blob, check
 
 
-def _with_body(db: sqlite3.Connection, entry: Entry, headers: bytes, crc: int) -> Entry:
-    parts = db.execute(
-        "SELECT data FROM body WHERE id >= ? AND id < ? ORDER BY id",
-        (entry.seq << PART_BITS, (entry.seq + 1) << PART_BITS),
-    )
-    body = b"".join(part for (part,) in parts)
-    if crc_of(headers, body) != crc:
-        log.error("a message in the spool is damaged on disk", receipt=entry.receipt, bytes=entry.bytes)
-        return msgspec.structs.replace(entry, reason="damaged on disk")
-    known = msgspec.json.decode(headers, type=dict[str, HeaderValue])
-    return msgspec.structs.replace(entry, headers=known, body=body)
+def _complete(db: sqlite3.Connection, entry: Entry, blob: int, check: int) -> Entry:
+    """Add headers and body, if they are what was written."""
+    try:
+        parts = db.execute(BODY, (blob << PART_BITS, (blob + 1) << PART_BITS)).fetchall()
+        body = b"".join([data for _, data, _ in parts])
+        head = parts[0][2]
+        names = (entry.receipt, entry.hook, entry.tenant, entry.datasource, entry.event)
+        if seal(names, entry.received_at, head, body) == check:
+            return replace(entry, headers=msgspec.json.decode(head), body=body)
+    except (sqlite3.DatabaseError, IndexError, TypeError, ValueError):
+        pass  # each of them is what damage looks like
+    return replace(entry, state=State.SET_ASIDE, reason=DAMAGED)

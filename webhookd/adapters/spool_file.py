@@ -12,11 +12,11 @@ import structlog
 from webhookd.adapters.spool_db import SpoolDb
 from webhookd.adapters.spool_disk import Reserve, damaged_files, free_bytes, has_room, put_aside
 from webhookd.adapters.spool_layout import Sizes
+from webhookd.adapters.spool_schema import Damaged
 
 DISK_FULL = "disk full"
 SPOOL_FULL = "spool full"
 DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
-
 log = structlog.get_logger(__name__)
 
 
@@ -36,7 +36,7 @@ class SpoolFile:
         """Grows when the file is opened: whoever reads it must open it again."""
         self.gate = threading.Lock()
         """Held by the reader while it reads, and by the writer while nobody may."""
-        self._reserve = Reserve(path.with_name("spool.reserve"), sizes.wal_max)  # a whole WAL, and its write-back
+        self._reserve = Reserve(path.with_name("spool.reserve"), sizes.reserve)
         self._inode = 0
 
     def open(self) -> None:
@@ -74,22 +74,19 @@ class SpoolFile:
 
     def suffer(self, error: BaseException) -> str:
         """Do what the error of a transaction asks for, and return the reason in words for a log line."""
-        if isinstance(error, sqlite3.DatabaseError) and _code(error) & 0xFF in DAMAGE:
+        if isinstance(error, sqlite3.DatabaseError) and code_of(error) in DAMAGE:
             self.close()
             self._fail("spool damaged")
             self._reopen()
             return "spool damaged"
         if self._is_full(error):
             return self.lack_room()
-        if isinstance(error, sqlite3.Error) and _code(error) == sqlite3.SQLITE_FULL:
+        if isinstance(error, sqlite3.Error) and code_of(error) == sqlite3.SQLITE_FULL:
             return SPOOL_FULL
         self.close()
-        self._fail(f"I/O error: {error}")
-        return f"I/O error: {error}"
-
-    def has_room(self, size: int) -> bool:
-        """Whether the disk can surely take `size` more bytes, and their write-back."""
-        return free_bytes(self.path.parent) >= 2 * size
+        kind = "I/O error" if isinstance(error, sqlite3.Error | OSError) else "internal error"
+        self._fail(f"{kind}: {error}")
+        return f"{kind}: {error}"
 
     def lack_room(self) -> str:
         """Take no message for now, and give the reserve free."""
@@ -101,7 +98,7 @@ class SpoolFile:
         try:
             self.db = SpoolDb.open(self.path, self.sizes, self.gate)
         except sqlite3.DatabaseError as error:
-            if _code(error) & 0xFF not in DAMAGE:
+            if code_of(error) not in DAMAGE:
                 raise
             aside = put_aside(self.path, time.strftime("%Y%m%dT%H%M%S"))
             log.error("spool damaged: put aside, and a new one begun", file=aside.name, reason=str(error))
@@ -135,7 +132,7 @@ class SpoolFile:
 
     def _is_full(self, error: BaseException) -> bool:
         """Whether it was the disk that had no room (SQLite says the same when the file has reached its bound)."""
-        code = _code(error) & 0xFF if isinstance(error, sqlite3.Error) else sqlite3.SQLITE_IOERR
+        code = code_of(error) if isinstance(error, sqlite3.Error) else sqlite3.SQLITE_IOERR
         if code not in {sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN}:
             return False
         return not has_room(self.path.parent, self.sizes.unit)
@@ -146,6 +143,8 @@ class SpoolFile:
         self.failing = reason
 
 
-def _code(error: sqlite3.Error) -> int:
-    """Return SQLite's extended result code."""
-    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR)
+def code_of(error: sqlite3.Error) -> int:
+    """Return SQLite's primary result code, that of a damaged file for what only webhookd sees."""
+    if isinstance(error, Damaged):
+        return sqlite3.SQLITE_CORRUPT
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
