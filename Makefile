@@ -16,6 +16,7 @@ help:  ## List the targets.
 	@sed -n 's/^\([a-z]*\):.*  ## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
 
 run: $(VENV)/run.stamp  ## Run webhookd with a hook ready to be tried; ARGS="--listen 127.0.0.1:9000" adds flags.
+	@.ci/need curl:curl
 	@$(BIN)/webhookd dev $(ARGS)
 
 test: lint pytest  ## Check style and types, run every test, ask for 95 % of all branches.
@@ -26,7 +27,7 @@ lint: $(VENV)/test.stamp  ## Check style (ruff) and types (mypy).
 	$(BIN)/mypy --strict
 
 pytest: $(VENV)/test.stamp
-	@.ci/need curl:curl openssl:openssl strace:strace systemd-analyze:systemd
+	@.ci/need curl:curl openssl:openssl strace:strace systemd-analyze:systemd unshare:util-linux mount:mount
 	rm -f .coverage .coverage.*
 	$(BIN)/coverage run $(BIN)/pytest $(ARGS)
 	$(BIN)/coverage combine --quiet
@@ -50,7 +51,7 @@ $(VENV)/test.stamp: $(MADE_FROM) | $(BIN)/python
 	@touch $@ $(VENV)/run.stamp
 
 $(BIN)/python:
+	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || .ci/need python3-venv:python3-venv
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
 	    echo "webhookd needs Python 3.11 or newer; name one with: make PYTHON=python3.12" >&2; exit 1; }
-	@$(PYTHON) -c 'import ensurepip' 2>/dev/null || .ci/need python3-venv:python3-venv
 	@$(PYTHON) -m venv --clear $(VENV)

@@ -162,3 +162,16 @@ def test_editable_install_serves_the_checkout() -> None:
 
     assert Path(webhookd.plugins.github.__file__) == ROOT / "plugins" / "github.py"
     assert Path(webhookd.schemas.__file__) == ROOT / "schemas" / "__init__.py"
+
+
+def test_set_up_installs_only_what_is_missing(tmp_path: Path) -> None:
+    """`.ci/need` is run by `make run` and `make test`; here apt-get is a stand-in that tells what it was asked for."""
+    for name, line in (("apt-get", 'echo "apt-get $*"'), ("sudo", 'exec "$@"')):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / name).chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    need = ["sh", str(ROOT / ".ci" / "need")]
+    assert run(*need, "sh:dash", "python3:python3", cwd=tmp_path, PATH=path) == ""
+    asked = run(*need, "sh:dash", "webhookd-has-no-such:some-package", cwd=tmp_path, PATH=path).splitlines()
+    assert asked[-1].startswith("apt-get install ")
+    assert asked[-1].endswith(" some-package")
