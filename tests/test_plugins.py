@@ -114,6 +114,40 @@ def test_handshakes_are_the_pings(name):
     assert REGISTRY.get(name).handshakes == (frozenset({"ping"}) if name in ("github", "circleci") else frozenset())
 
 
+header_values = st.text(st.characters(max_codepoint=255) | st.characters(codec="utf-8"), max_size=80)
+mac_values = st.builds("{}{}".format, st.sampled_from(["sha256=", "v1=", "v1,", "v1,AA== v1,", ""]), header_values)
+
+
+@given(
+    data=st.data(),
+    body=st.binary(max_size=200)
+    | st.recursive(st.none() | st.text(), lambda x: st.dictionaries(st.text(), x)).map(
+        lambda document: json.dumps(document).encode()
+    ),
+    secret=st.text(st.characters(codec="utf-8"), max_size=40),
+    now=st.integers(0, 2**53),
+)
+@pytest.mark.parametrize("name", EVERY)
+def test_nothing_but_unsigned_is_ever_raised(name, data, body, secret, now):
+    datasource = REGISTRY.get(name)
+    names = HEADERS_READ[name]
+    headers = data.draw(st.dictionaries(st.sampled_from(names), mac_values | header_values)) if names else {}
+    delivery = Delivery(headers=headers, body=body, received_at=now)
+    with pytest.raises(Unsigned):
+        datasource.verify(delivery, [secret])
+    assert isinstance(datasource.event_type(Verified(delivery)), str | None)
+    assert isinstance(datasource.delivery_id(Verified(delivery)), str | None)
+    assert isinstance(datasource.secret_fault(secret), str | None)
+
+
+HEADERS_READ = {
+    "github": ["x-hub-signature-256", "x-hub-signature", "x-github-event", "x-github-delivery"],
+    "circleci": ["circleci-signature", "circleci-event-type"],
+    "dockerhub": [],
+    "generic": [f"{p}-{n}" for p in ("webhook", "svix") for n in ("id", "timestamp", "signature")],
+}
+
+
 def test_docker_hub_cannot_sign():
     docker = REGISTRY.get("dockerhub")
     assert not docker.signs

@@ -192,6 +192,7 @@ WRONG = {
     ),
     "an argument": (GOOD.replace("register_datasources()", "register_datasources(daemon)"), "webhookd calls.*daemon"),
     "hook raises": (GOOD.replace("return [Mill()]", "return 1 / 0"), r"failed \(ZeroDivisionError.*\); it must return"),
+    "returns nothing": (GOOD.replace("return [Mill()]", "Mill()"), r"failed \(TypeError.*it must return a list"),
     "returns none": (GOOD.replace("return [Mill()]", "return 7"), r"failed \(TypeError"),
     "returns junk": (GOOD.replace("return [Mill()]", "return 'mill'"), "returned 'm'; return instances of webhookd"),
     "returns classes": (GOOD.replace("[Mill()]", "[Mill]"), "returned the class Mill; return an instance"),

@@ -137,6 +137,25 @@ def test_a_bad_schema_stops_the_start(what):
     assert len(text) < 400
 
 
+def test_what_has_been_checked_elsewhere_is_not_checked_by_jsonschema_again(monkeypatch):
+    class Seen(Exception):
+        pass
+
+    def check_schema(_):
+        raise Seen
+
+    monkeypatch.setattr(jsonschema.Draft202012Validator, "check_schema", check_schema)
+
+    class Mill(Datasource):
+        name = title = "mill"
+        events = MappingProxyType({"ground": EventType(schema={})})
+
+    registry = Registry([("webhookd-mill 1.0", Mill())])
+    assert Schemas(registry, checked=True).has("mill", "ground")
+    with pytest.raises(Seen):
+        Schemas(registry)
+
+
 @pytest.mark.parametrize("what", sorted(set(REFUSED) - {"no JSON", "NaN", "circular"}))
 def test_what_webhookd_ships_is_held_to_the_same(what):
     schema, _ = REFUSED[what]

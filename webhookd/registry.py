@@ -156,7 +156,9 @@ def _datasources(origin: str, plugin: Any) -> list[Datasource]:
             " define register_datasources() and mark it with @webhookd.hookimpl"
         )
     try:
-        datasources = [datasource for answer in manager.hook.register_datasources() for datasource in answer]
+        answers = manager.hook.register_datasources()
+        # pluggy leaves out an answer that is None: a forgotten `return`.
+        datasources = [datasource for answer in answers or [None] for datasource in answer]
     except Exception as error:
         raise ConfigurationError(
             f"{origin}: register_datasources() failed ({_cause(error)}); it must return a list of datasources"

@@ -56,17 +56,18 @@ class Schemas:
     """The schemas of all datasources of a registry, compiled.
 
     Raises `ConfigurationError` for a schema that is none of draft 2020-12, refers to anything outside itself, or is
-    over 64 KiB or 64 levels. Nothing is ever fetched or opened for a schema.
+    over 64 KiB or 64 levels. Nothing is ever fetched or opened for a schema. `checked` says that this registry's
+    schemas have been through here in another process, so that the slow half of the check can be left out.
     """
 
-    def __init__(self, registry: Known) -> None:
+    def __init__(self, registry: Known, *, checked: bool = False) -> None:
         self._validators: dict[tuple[str, str], jsonschema_rs.Draft202012Validator] = {}
         for name, datasource in registry.known.items():
             for event, known in datasource.events.items():
                 if known.schema is None:
                     continue
                 try:
-                    self._validators[name, event] = compiled(known.schema, trusted=registry.bundled(name))
+                    self._validators[name, event] = compiled(known.schema, trusted=checked or registry.bundled(name))
                 except ValueError as error:
                     raise ConfigurationError(
                         f"{registry.origin(name)}: the schema of {name} {event} is refused: {error}; mend or remove it"

@@ -38,7 +38,9 @@ def check_datasource(datasource: Datasource, *, secret: str = SECRET) -> None:
         if datasource.signs:
             faults += _signing_faults(datasource, secret)
     if faults:
-        raise AssertionError("\n".join([f"{type(datasource).__name__} breaks the contract of webhookd.Datasource:", *faults]))
+        raise AssertionError(
+            "\n".join([f"{type(datasource).__name__} breaks the contract of webhookd.Datasource:", *faults])
+        )
 
 
 def sample_delivery(

@@ -1,0 +1,7 @@
+from webhookd.testing import check_datasource
+
+from webhookd_gitea import Gitea
+
+
+def test_gitea():
+    check_datasource(Gitea())
