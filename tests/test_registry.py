@@ -146,6 +146,8 @@ def test_a_plugin_file_may_hold_dataclasses_and_pass_through_pickle(folder):
         from dataclasses import dataclass, field
         import webhookd
 
+        assert __file__.endswith("/mill-2.py")
+
         @dataclass
         class Sack:
             flour: list[int] = field(default_factory=list)

@@ -11,6 +11,7 @@ import time
 from types import MappingProxyType
 
 import jsonschema
+import jsonschema_rs
 import pytest
 from recorded import RECORDED
 from referencing import Registry as NoSchemas
@@ -18,7 +19,7 @@ from referencing import Registry as NoSchemas
 from webhookd import Datasource, EventType, load_schema
 from webhookd.errors import ConfigurationError
 from webhookd.registry import Registry, load
-from webhookd.schema import MAX_LISTED_VALUES, MAX_TEXT, Schemas, compiled
+from webhookd.schema import MAX_LISTED_VALUES, MAX_TEXT, Schemas, _retrieve_nothing, compiled
 
 REGISTRY = load()
 SHIPPED = [
@@ -187,6 +188,9 @@ def test_nothing_is_ever_fetched():
                 schemas_of(schema)
         for schema in ({"$id": url, "type": "object"}, {"$id": url, "$vocabulary": {url: True}}):
             assert faults(schema, "{}") == []
+        # The second line of defence, should one get past the first.
+        with pytest.raises(jsonschema_rs.ValidationError, match="outside the schema"):
+            jsonschema_rs.Draft202012Validator({"$ref": url}, retriever=_retrieve_nothing)
         with pytest.raises(TimeoutError):
             listener.accept()
 
