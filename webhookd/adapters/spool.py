@@ -226,5 +226,7 @@ class Spool:
             return await self._loop.run_in_executor(self._reading, work)
         except sqlite3.Error as error:
             if code_of(error) in DAMAGE and not self._closed:
-                self._writer.put_job(spool_jobs.Job(spool_jobs.condemning(str(error)), self._loop.create_future()))
+                condemned: asyncio.Future[int] = self._loop.create_future()
+                condemned.add_done_callback(asyncio.Future.exception)  # nobody else looks
+                self._writer.put_job(spool_jobs.Job(spool_jobs.condemning(str(error)), condemned))
             raise SpoolError(f"the spool cannot be read: {error}") from error

@@ -15,7 +15,7 @@ from webhookd.adapters.spool_disk import file_size
 from webhookd.adapters.spool_item import Item, LargeBody
 from webhookd.adapters.spool_layout import NUMBER, PAGE, PART_BITS, STATES, UNIT_MIN, Sizes, State
 from webhookd.adapters.spool_ledger import Ledger
-from webhookd.adapters.spool_schema import NEXT, SEQ_MAX, Damaged, connect
+from webhookd.adapters.spool_schema import NEXT, SEQ_MAX, Damaged, Unusable, connect
 
 COLUMNS = "seq, receipt, hook, state, received_at, bytes, cost, blob, seal"
 WINDOW = "SELECT seq, state, received_at, receipt FROM message WHERE seq > ? ORDER BY seq LIMIT ?"
@@ -71,6 +71,8 @@ class SpoolDb:
         """
         spool = cls(path, sizes, gate, connect(path, sizes))
         try:
+            if not spool.checkpoint("TRUNCATE"):
+                raise Unusable("another process is reading the spool's file")  # noqa: TRY301 (closed like any other)
             spool._load()
         except BaseException:
             spool.close()
@@ -234,8 +236,6 @@ class SpoolDb:
 
     def _load(self) -> None:
         """Learn numbers, hooks and sums from the file, and delete what a crash left half written."""
-        if not self.checkpoint("TRUNCATE"):
-            raise sqlite3.OperationalError("another process is reading the spool's file")
         for hook, *key in self._db.execute("SELECT id, token, tenant, datasource, event FROM hook"):
             self._hooks[(key[0], key[1], key[2], key[3])] = hook
             self._tenants[hook] = key[1]

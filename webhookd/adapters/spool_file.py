@@ -12,11 +12,12 @@ import structlog
 from webhookd.adapters.spool_db import SpoolDb
 from webhookd.adapters.spool_disk import Reserve, damaged_files, free_bytes, has_room, put_aside
 from webhookd.adapters.spool_layout import Sizes
-from webhookd.adapters.spool_schema import Damaged
 
 DISK_FULL = "disk full"
 SPOOL_FULL = "spool full"
 DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+DAMAGE_AT_OPEN = DAMAGE | {sqlite3.SQLITE_ERROR}
+"""A missing table or a name that is no text is damage too, where nothing but fixed statements was run."""
 log = structlog.get_logger(__name__)
 
 
@@ -98,7 +99,7 @@ class SpoolFile:
         try:
             self.db = SpoolDb.open(self.path, self.sizes, self.gate)
         except sqlite3.DatabaseError as error:
-            if code_of(error) not in DAMAGE:
+            if code_of(error) not in DAMAGE_AT_OPEN:
                 raise
             aside = put_aside(self.path, time.strftime("%Y%m%dT%H%M%S"))
             log.error("spool damaged: put aside, and a new one begun", file=aside.name, reason=str(error))
@@ -144,7 +145,5 @@ class SpoolFile:
 
 
 def code_of(error: sqlite3.Error) -> int:
-    """Return SQLite's primary result code, that of a damaged file for what only webhookd sees."""
-    if isinstance(error, Damaged):
-        return sqlite3.SQLITE_CORRUPT
+    """Return SQLite's primary result code; 1 where it is sqlite3 itself that complains."""
     return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF

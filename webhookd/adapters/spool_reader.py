@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from webhookd.adapters.spool_file import SpoolFile
 from webhookd.adapters.spool_item import seal
 from webhookd.adapters.spool_layout import CLOSED, MANY, MIB, NUMBER, PART_BITS, STATES, Entry, SpoolError, State
+from webhookd.adapters.spool_schema import Damaged
 
 WINDOW = 2000
 """Messages that one transaction looks at."""
@@ -111,12 +112,18 @@ class Reader:
             self.close()
             uri = f"{self._file.path.absolute().as_uri()}?mode=ro"
             self._db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=1, check_same_thread=False)
+            self._db.text_factory = _text
             self._generation = self._file.generation
         return self._db
 
 
 Found = tuple[Entry, int, int]
 """An entry, the number of its body, and its checksum."""
+
+
+def _text(data: bytes) -> str:
+    """Read what should be UTF-8: where it is not, the checksum says so."""
+    return data.decode("utf-8", "replace")
 
 
 def _window(db: sqlite3.Connection, query: Query, after: int, limit: int) -> tuple[list[Found], int | None]:
@@ -135,6 +142,8 @@ def _window(db: sqlite3.Connection, query: Query, after: int, limit: int) -> tup
 
 def _entry(row: Any) -> Found:
     seq, receipt, hook, tenant, datasource, event, state, attempts, received_at, length, reason, blob, check = row
+    if state not in range(len(STATES)) or not isinstance(length, int):
+        raise Damaged("a message of the spool is not what was written")
     entry = Entry(
         seq=seq,
         receipt=receipt,

@@ -40,6 +40,14 @@ SEQ_MAX = 1 << 46
 class Damaged(sqlite3.DatabaseError):
     """What the file holds cannot be what was written to it."""
 
+    sqlite_errorcode = sqlite3.SQLITE_CORRUPT
+
+
+class Unusable(sqlite3.OperationalError):
+    """The file cannot be used here or now, though nothing is wrong with it."""
+
+    sqlite_errorcode = sqlite3.SQLITE_BUSY
+
 
 def connect(path: Path, sizes: Sizes) -> sqlite3.Connection:
     """Open or create the file for writing, 0600; raises sqlite3.Error, OSError, ConfigurationError."""
@@ -59,7 +67,7 @@ def _prepare(db: sqlite3.Connection, path: Path, sizes: Sizes) -> None:
     db.execute(f"PRAGMA page_size = {PAGE}")
     (mode,) = db.execute("PRAGMA journal_mode = WAL").fetchone()
     if mode != "wal":
-        raise sqlite3.OperationalError("the file system of the state directory cannot hold a write-ahead log")
+        raise Unusable("the file system of the state directory cannot hold a write-ahead log")
     db.execute("PRAGMA synchronous = FULL")
     db.execute("PRAGMA wal_autocheckpoint = 0")  # the writer decides when
     db.execute("PRAGMA secure_delete = OFF")  # Debian's default would write 25 MiB of zeros to delete 25 MiB
