@@ -206,7 +206,7 @@ def serve(jobs: BinaryIO, verdicts: BinaryIO, plugins: Plugins) -> None:
             verdict = Verdict(rejection=type(error).__name__, detail=error.detail)
         except MemoryError:
             verdict = _out_of(f"the check takes more than {MEMORY_LIMIT // 1024**2} MiB of memory", job.hook)
-        except Exception:  # noqa: BLE001 - the outermost edge: the daemon logs it as the bug that it is
+        except (Exception, SystemExit):  # noqa: BLE001 - the outermost edge: the daemon logs it as the bug that it is
             verdict = Verdict(bug=traceback.format_exc())
         del delivery
         packed = msgspec.msgpack.encode(verdict)

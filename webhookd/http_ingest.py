@@ -142,7 +142,7 @@ class DeliveryExchange(Exchange):
             try:
                 verified = self._intake.ingest.verify(hook, delivery)
                 self._publish(hook, self._intake.ingest.examine(hook, verified), verified)
-            except Exception as error:  # noqa: BLE001 - the outermost edge of a delivery
+            except (Exception, SystemExit) as error:  # noqa: BLE001 - the outermost edge; no plugin ends the daemon
                 self._fail(error)
             return
         self._task = asyncio.get_running_loop().create_task(self._end_slowly(hook, delivery))  # kept: the loop does not
@@ -171,7 +171,7 @@ class DeliveryExchange(Exchange):
             else:
                 event = intake.ingest.examine(hook, verified)
             self._publish(hook, event, verified)
-        except Exception as error:  # noqa: BLE001 - the outermost edge of a delivery
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - as above
             self._fail(error)
 
     async def _inflated(self, verified: Verified) -> Verified:

@@ -1,0 +1,214 @@
+"""The process that examines large bodies: real ones, also when they are killed, slow, or out of memory."""
+
+import asyncio
+import os
+import signal
+import time
+
+import pytest
+from webhookd.errors import EventMismatch, Malformed, SchemaMismatch, Unavailable
+from webhookd.examiner import Examiner, PluginError, Plugins
+from webhookd.model import Delivery, Event, Hook, Verified
+
+JSON = {"content-type": "application/json"}
+
+ODD = """
+import os, sys, time
+import webhookd
+
+class Odd(webhookd.Datasource):
+    name = "odd"
+    title = "Odd"
+    events = {"x": webhookd.EventType(schema={"type": "object"})}
+
+    def event_type(self, delivery):
+        match delivery.headers.get("do"):
+            case "raise":
+                raise KeyError("odd")
+            case "print":
+                print("this is no verdict", flush=True)
+            case "exit":
+                os._exit(3)
+            case "leave":
+                sys.exit("leaving")
+            case "sleep":
+                time.sleep(60)
+            case "memory":
+                bytearray(2 << 30)
+        return delivery.headers.get("event")
+
+    def delivery_id(self, delivery):
+        return delivery.hook_url
+
+@webhookd.hookimpl
+def register_datasources():
+    return [Odd()]
+"""
+
+
+@pytest.fixture
+def plugins(tmp_path) -> Plugins:
+    (tmp_path / "odd.py").write_text(ODD)
+    return Plugins(str(tmp_path), ())
+
+
+def hook(**fields) -> Hook:
+    base = {"token": "t", "api_token": "a", "tenant": "1", "datasource": "odd", "event": "x", "base_url": "http://h"}
+    return Hook(**base | {"created_at": 0} | fields)
+
+
+def delivery(body: bytes = b"{}", **headers: str) -> Verified:
+    return Verified(Delivery(JSON | headers, body, 1))
+
+
+def run(plugins: Plugins, scenario, time_limit: float = 5.0):
+    async def whole():
+        examiner = Examiner(plugins, time_limit)
+        try:
+            return await asyncio.wait_for(scenario(examiner), 60)
+        finally:
+            await examiner.close()
+
+    return asyncio.run(whole())
+
+
+def test_it_says_what_the_daemon_itself_would_say(plugins):
+    async def scenario(examiner):
+        event = await examiner.examine(hook(), delivery(event="x"))
+        assert event == Event(type="x", id="http://h/wh/a/t")
+        with pytest.raises(Malformed, match="not JSON"):
+            await examiner.examine(hook(), delivery(b"{"))
+        with pytest.raises(EventMismatch):
+            await examiner.examine(hook(on_mismatch="reject"), delivery(event="y"))
+        with pytest.raises(SchemaMismatch) as caught:
+            await examiner.examine(hook(validation="enforce"), delivery(b"[]", event="x"))
+        assert caught.value.errors[0]["pointer"] == ""
+        reported = await examiner.examine(hook(validation="report"), delivery(b"[]"))
+        assert reported.faults[0].message
+
+    run(plugins, scenario)
+
+
+def test_a_large_body_crosses_whole(plugins):
+    async def scenario(examiner):
+        body = b'["' + b"x" * (25 * 1024 * 1024) + b'"]'
+        assert (await examiner.examine(hook(), delivery(body))).id
+        with pytest.raises(Malformed):
+            await examiner.examine(hook(), delivery(body[:-1]))
+
+    run(plugins, scenario)
+
+
+def test_what_a_plugin_raises_is_a_bug_and_not_the_end(plugins):
+    async def scenario(examiner):
+        with pytest.raises(PluginError, match="KeyError: 'odd'"):
+            await examiner.examine(hook(), delivery(do="raise"))
+        with pytest.raises(PluginError, match="SystemExit: leaving"):
+            await examiner.examine(hook(), delivery(do="leave"))
+        assert await examiner.examine(hook(), delivery(do="print"))
+
+    run(plugins, scenario)
+
+
+def test_a_process_that_dies_is_replaced(plugins):
+    async def scenario(examiner):
+        with pytest.raises(Unavailable):
+            await examiner.examine(hook(), delivery(do="exit"))
+        assert await examiner.examine(hook(), delivery())
+        os.kill(examiner._process.pid, signal.SIGKILL)
+        assert await examiner.examine(hook(), delivery())
+        os.kill(examiner._process.pid, signal.SIGTERM)
+        assert await examiner.examine(hook(), delivery())
+
+    run(plugins, scenario)
+
+
+def test_a_check_that_takes_too_long_is_a_fault_of_the_body_where_a_schema_is_asked_for(plugins):
+    async def scenario(examiner):
+        await examiner.examine(hook(), delivery())
+        started = time.monotonic()
+        with pytest.raises(SchemaMismatch) as caught:
+            await examiner.examine(hook(validation="enforce"), delivery(do="sleep"))
+        assert "longer than" in caught.value.errors[0]["message"]
+        reported = await examiner.examine(hook(validation="report"), delivery(do="sleep"))
+        assert "longer than" in reported.faults[0].message
+        with pytest.raises(Unavailable):
+            await examiner.examine(hook(), delivery(do="sleep"))
+        assert time.monotonic() - started < 20
+        assert await examiner.examine(hook(), delivery())
+
+    run(plugins, scenario, time_limit=0.5)
+
+
+def test_memory_is_bounded(plugins):
+    async def scenario(examiner):
+        with pytest.raises(SchemaMismatch) as caught:
+            await examiner.examine(hook(validation="enforce"), delivery(do="memory"))
+        assert "MiB of memory" in caught.value.errors[0]["message"]
+        assert await examiner.examine(hook(), delivery())
+
+    run(plugins, scenario)
+
+
+def test_one_that_has_grown_large_is_replaced_by_a_small_one(plugins):
+    async def scenario(examiner):
+        await examiner.examine(hook(), delivery())
+        first = examiner._process.pid
+        body = b"[" + b"[]," * 3_000_000 + b"[]]"
+        await examiner.examine(hook(validation="report"), delivery(body))
+        await examiner.examine(hook(), delivery())
+        assert examiner._process.pid != first
+
+    run(plugins, scenario, time_limit=20)
+
+
+def test_tenants_take_turns(plugins):
+    async def scenario(examiner):
+        await examiner.examine(hook(), delivery())
+        done: list[str] = []
+
+        async def ask(tenant):
+            await examiner.examine(hook(tenant=tenant), delivery())
+            done.append(tenant)
+
+        await asyncio.gather(*(ask("busy") for _ in range(20)), ask("quiet"))
+        assert done.index("quiet") <= 2
+        assert len(done) == 21
+        assert not examiner._turns
+
+    run(plugins, scenario)
+
+
+def test_who_waits_too_long_is_sent_away(plugins):
+    async def scenario(examiner):
+        async with examiner._turn:  # as another tenant's job has it
+            with pytest.raises(Unavailable, match="waiting"):
+                await examiner.examine(hook(), delivery())
+        assert await examiner.examine(hook(), delivery())
+
+    run(plugins, scenario, time_limit=0.5)
+
+
+def test_a_plugin_that_cannot_be_loaded(tmp_path):
+    (tmp_path / "broken.py").write_text("import nothing_of_this_name")
+
+    async def scenario(examiner):
+        with pytest.raises(Unavailable):
+            await examiner.examine(hook(), delivery())
+
+    run(Plugins(str(tmp_path), ()), scenario)
+
+
+def test_it_ends_when_it_is_closed_and_when_nobody_waits(plugins):
+    async def scenario(examiner):
+        await examiner.examine(hook(), delivery())
+        task = asyncio.create_task(examiner.examine(hook(), delivery(do="sleep")))
+        await asyncio.sleep(0.1)
+        pid = examiner._process.pid
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+
+    run(plugins, scenario)
