@@ -6,6 +6,7 @@ import signal
 import time
 
 import pytest
+
 from webhookd.errors import EventMismatch, Malformed, SchemaMismatch, Unavailable
 from webhookd.examiner import Examiner, PluginError, Plugins
 from webhookd.model import Delivery, Event, Hook, Verified

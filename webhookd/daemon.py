@@ -27,7 +27,7 @@ from webhookd.errors import StartError, StoreError
 from webhookd.examiner import Examiner, Plugins
 from webhookd.hooks import HookTable
 from webhookd.http_admin import admin_app
-from webhookd.http_config import ConfigService, config_app
+from webhookd.http_config import TenantHooks, config_app
 from webhookd.http_front import Front
 from webhookd.http_ingest import Intake
 from webhookd.ingest import Ingest
@@ -151,7 +151,7 @@ class Daemon:
         )
         vitals = Vitals(table, intake.budget, spool, lambda: intake.stopping)
         await stack.enter_async_context(_following(store, table, vitals))
-        service = ConfigService(store, table, registry, schemas, bearer, settings.secret_grace, settings.public_url)
+        service = TenantHooks(store, table, registry, schemas, bearer, settings.secret_grace, settings.public_url)
         return cls(settings, statedir, table, spool, Front(intake, config_app(service)), vitals)
 
     def listen(self, stack: contextlib.AsyncExitStack) -> Bound:

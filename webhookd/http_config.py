@@ -44,7 +44,7 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class ConfigService:
+class TenantHooks:
     """What the config API does, apart from HTTP."""
 
     store: HookStore
@@ -104,7 +104,7 @@ class ConfigHandler(web.RequestHandler):
     ALLOW: ClassVar[tuple[str, ...]] = ()
     caller: Caller
 
-    def initialize(self, service: ConfigService) -> None:
+    def initialize(self, service: TenantHooks) -> None:
         """Take what `Application` hands over."""
         self.service = service
 
@@ -228,7 +228,7 @@ class NotFoundHandler(ConfigHandler):
         raise NotFound("there is nothing here: see /wh/config and /wh/datasources")
 
 
-def config_app(service: ConfigService) -> web.Application:
+def config_app(service: TenantHooks) -> web.Application:
     """Return the application that serves the config API."""
     given = {"service": service}
     return web.Application(

@@ -24,6 +24,13 @@ _rename = structlog.processors.EventRenamer("message", HOOK_EVENT)
 _FIRST = ("timestamp", "level", "logger", "message")
 
 
+def _with_exception(_: object, __: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
+    """Take hold of the exception being handled: the thread that writes the line has none."""
+    if line.get("exc_info") is True:
+        line["exc_info"] = sys.exc_info()
+    return line
+
+
 def _in_order(_: object, __: str, line: structlog.typing.EventDict) -> structlog.typing.EventDict:
     """Put what every line has before what only this one has."""
     return {name: line[name] for name in _FIRST if name in line} | dict(line)
@@ -78,6 +85,7 @@ def configure(level: str, form: str, stream: TextIO = sys.stderr) -> NonBlocking
         structlog.stdlib.add_logger_name,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         structlog.stdlib.PositionalArgumentsFormatter(),
+        _with_exception,
     ]
     renderer: list[structlog.typing.Processor]
     if form == "text" or (form == "auto" and terminal):
