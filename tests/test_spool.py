@@ -130,6 +130,15 @@ def test_entries_page_by_place_number_and_bytes(path):
     run(path, scenario)
 
 
+def test_the_newest_place_is_that_of_the_last_entry(path):
+    async def scenario(spool: Spool) -> None:
+        assert await spool.newest() == 0
+        await publish(spool, a_message(1), a_message(2))
+        assert await spool.newest() == (await spool.entries())[-1].seq
+
+    run(path, scenario)
+
+
 def test_entries_of_one_tenant_and_some_states(path, monkeypatch):
     monkeypatch.setattr(spool_reader, "WINDOW", 7)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from disks import on_disk_of_its_own
 
-from webhookd.errors import ConfigurationError
+from webhookd.errors import ConfigurationError, StateDirInUse
 from webhookd.statedir import StateDir
 
 NOBODY = 65534
@@ -24,8 +24,8 @@ def umask():
     os.umask(before)
 
 
-def refusal(path: Path) -> str:
-    with pytest.raises(ConfigurationError) as caught:
+def refusal(path: Path, error: type[Exception] = ConfigurationError) -> str:
+    with pytest.raises(error) as caught:
         StateDir.claim(path)
     text = str(caught.value)
     assert "\n" not in text
@@ -107,7 +107,7 @@ def test_a_second_daemon_is_told_who_has_it(tmp_path):
     try:
         assert first.stdout is not None
         assert first.stdout.readline() == b"mine\n"
-        assert f"in use by pid {first.pid}" in refusal(path)
+        assert f"in use by pid {first.pid}" in refusal(path, StateDirInUse)
         first.kill()
         first.wait()
         StateDir.claim(path).close()  # a killed owner leaves nothing to clean up
@@ -121,7 +121,7 @@ def test_closing_twice_lets_go_once(tmp_path):
     first.close()
     with StateDir.claim(tmp_path / "state"):
         first.close()
-        assert "in use" in refusal(tmp_path / "state")
+        assert "in use" in refusal(tmp_path / "state", StateDirInUse)
 
 
 def claim_elsewhere(path: Path, *, before: str = "", wrapper: Sequence[str] = ()) -> str:

@@ -232,3 +232,7 @@ class ConfigurationError(Exception):
 
 class StartError(Exception):
     """A start that failed for a reason outside the settings; the text is one line that says what to do."""
+
+
+class StateDirInUse(StartError):
+    """Another process owns the state directory."""

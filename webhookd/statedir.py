@@ -9,7 +9,7 @@ import stat
 from pathlib import Path
 from typing import Self
 
-from webhookd.errors import ConfigurationError
+from webhookd.errors import ConfigurationError, StateDirInUse
 
 WIDER = stat.S_IRWXG | stat.S_IRWXO
 """The permission bits that nothing in the state directory may have."""
@@ -29,8 +29,8 @@ class StateDir:
     def claim(cls, path: Path) -> Self:
         """Make `path` this process's own, creating it (0700) where it is missing.
 
-        The process's umask becomes 077, so that every file made in it later is 0600. Raises ConfigurationError where
-        another process holds it, where it or a file in it is open to group or others, or where it cannot be written.
+        The process's umask becomes 077, so that every file made in it later is 0600. Raises StateDirInUse where another
+        process holds it, ConfigurationError where it or a file in it is open to group or others or cannot be written.
         """
         path = path.resolve()
         os.umask(0o077)
@@ -98,7 +98,7 @@ def _lock(lock: int, path: Path) -> None:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         owner = os.pread(lock, 32, 0).decode("ascii", "replace").strip()
-        raise ConfigurationError(
+        raise StateDirInUse(
             f"state directory {path} is in use by pid {owner or 'unknown'}: stop that daemon or name another state_dir"
         ) from None
 

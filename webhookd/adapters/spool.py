@@ -115,6 +115,10 @@ class Spool:
         query = Query(after=after, limit=limit, max_bytes=max_bytes, tenant=tenant, states=states, bodies=bodies)
         return await self._entries(query)
 
+    async def newest(self) -> int:
+        """Return the place of the newest message, 0 where there is none."""
+        return await self._read(self._reader.newest)
+
     async def next_waiting(self, *, limit: int = MANY) -> list[Entry]:
         """Return the first message of each hook that has any to be published, in order, without bodies."""
         return await self._read(partial(self._reader.first_of_hooks, limit))

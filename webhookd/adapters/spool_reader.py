@@ -84,6 +84,12 @@ class Reader:
                 time.sleep(PAUSE)
         return found
 
+    def newest(self) -> int:
+        """Return the place of the newest message, 0 where there is none."""
+        with self._transaction() as db:
+            (newest,) = db.execute("SELECT max(seq) FROM message").fetchone()
+        return newest or 0
+
     def first_of_hooks(self, limit: int) -> list[Entry]:
         """Return the first message of each hook that has any to be published, in order."""
         with self._transaction() as db:
