@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 from pathlib import Path
 
@@ -76,6 +77,10 @@ class Reserve:
 def put_aside(database: Path, stamp: str) -> Path:
     """Rename a database that cannot be read, with its WAL, and return its new name. Nothing is deleted."""
     aside = database.with_name(f"{database.name}.corrupt-{stamp}")
+    for number in itertools.count(2):
+        if not aside.exists():
+            break
+        aside = database.with_name(f"{database.name}.corrupt-{stamp}.{number}")
     for suffix in ("", "-wal"):
         source = database.with_name(database.name + suffix)
         if source.exists():

@@ -78,7 +78,7 @@ class SpoolFile:
         if isinstance(error, sqlite3.DatabaseError) and code_of(error) in DAMAGE:
             self.close()
             self._fail("spool damaged")
-            self._reopen()
+            self._reopen(damaged_by=error)
             return "spool damaged"
         if self._is_full(error):
             return self.lack_room()
@@ -101,15 +101,20 @@ class SpoolFile:
         except sqlite3.DatabaseError as error:
             if code_of(error) not in DAMAGE_AT_OPEN:
                 raise
-            aside = put_aside(self.path, time.strftime("%Y%m%dT%H%M%S"))
-            log.error("spool damaged: put aside, and a new one begun", file=aside.name, reason=str(error))
+            self._put_aside(error)
             self.db = SpoolDb.open(self.path, self.sizes, self.gate)
         self._inode = self.path.stat().st_ino
         self.damaged = damaged_files(self.path)
         self.generation += 1
 
-    def _reopen(self) -> None:
+    def _put_aside(self, error: BaseException) -> None:
+        aside = put_aside(self.path, time.strftime("%Y%m%dT%H%M%S"))
+        log.error("spool damaged: put aside, and a new one begun", file=aside.name, reason=str(error))
+
+    def _reopen(self, damaged_by: BaseException | None = None) -> None:
         try:
+            if damaged_by is not None:
+                self._put_aside(damaged_by)
             self._open()
         except (sqlite3.Error, OSError) as error:
             self._fail(f"I/O error: {error}")

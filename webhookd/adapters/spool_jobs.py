@@ -118,11 +118,13 @@ class Expiry:
         return deleted
 
 
-def condemning(reason: str) -> Step:
-    """Say that the file is damaged, where it was a reader that found it."""
+def condemning(reason: str, still: Callable[[], bool]) -> Step:
+    """Say that the file is damaged, as its reader has found, if it is `still` the same file."""
 
     def step(_db: SpoolDb, _cursor: int, _limit: int) -> tuple[int, int, int | None]:
-        raise Damaged(reason)
+        if still():
+            raise Damaged(reason)
+        return 0, 0, None
 
     return step
 
