@@ -5,54 +5,18 @@ Both ends are of one version, so bodies are MessagePack (`msgspec`): bodies of m
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import msgspec
 from tornado import web
 
-from webhookd.adapters.spool import Spool, SpoolError, State
-from webhookd.forms import MAX_SOCKET_PATH
+from webhookd.adapters.spool import Spool, SpoolError
+from webhookd.control_protocol import Condition, Wanted, page_of, short_socket_path
+
+__all__ = ["control_app", "short_socket_path"]
 
 MAX_WAIT = 60.0
 """How long, in seconds, a request may wait for the next message."""
-PAGE_BYTES = 8 * 1024 * 1024
-"""How many bytes of bodies one answer has at most, but for a single larger one."""
-
-
-class Wanted(msgspec.Struct, frozen=True, kw_only=True):
-    """Which entries are asked for, and for how many seconds to wait where there is none."""
-
-    after: int = 0
-    limit: int = 100
-    tenant: str | None = None
-    states: list[State] | None = None
-    bodies: bool = False
-    wait: float = 0.0
-
-
-class Condition(msgspec.Struct, frozen=True, kw_only=True):
-    """Which messages to retry or drop: those that all of the given hold for; `older_than` is in seconds."""
-
-    states: list[State] | None = None
-    older_than: float | None = None
-    receipts: list[str] | None = None
-
-
-@contextmanager
-def short_socket_path(path: Path) -> Iterator[str]:
-    """Give a name of `path` that fits into a socket address (108 bytes), however long the path is."""
-    if len(os.fsencode(path)) <= MAX_SOCKET_PATH:
-        yield str(path)
-        return
-    folder = os.open(path.parent, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield f"/proc/self/fd/{folder}/{path.name}"
-    finally:
-        os.close(folder)
 
 
 def control_app(spool: Spool) -> web.Application:
@@ -100,17 +64,7 @@ class _Stats(_Handler):
 class _Entries(_Handler):
     async def post(self) -> None:
         wanted: Wanted = self.read(Wanted)
-        if wanted.wait > 0:
-            await self.spool.wait_append(wanted.after, min(wanted.wait, MAX_WAIT))
-        entries = await self.spool.entries(
-            after=wanted.after,
-            limit=wanted.limit,
-            max_bytes=PAGE_BYTES,
-            tenant=wanted.tenant,
-            states=wanted.states,
-            bodies=wanted.bodies,
-        )
-        self.answer(entries)
+        self.answer(await page_of(self.spool, msgspec.structs.replace(wanted, wait=min(wanted.wait, MAX_WAIT))))
 
 
 class _Retry(_Handler):

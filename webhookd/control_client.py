@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import http.client
 import socket
-from collections.abc import Collection
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
-from webhookd.adapters.spool_layout import Entry, SpoolStats, State
-from webhookd.control import Condition, Wanted, short_socket_path
+from webhookd.adapters.spool_layout import SpoolStats
+from webhookd.control_protocol import Condition, Page, Wanted, short_socket_path
 
 T = TypeVar("T")
 
@@ -52,13 +51,12 @@ class DaemonSpool:
         """Return the spool's numbers."""
         return self._ask("GET", "/stats", None, SpoolStats)
 
-    def entries(self, wanted: Wanted) -> list[Entry]:
-        """Return the entries that are asked for, in order."""
-        return self._ask("POST", "/entries", wanted, list[Entry], wanted.wait)
+    def page(self, wanted: Wanted) -> Page:
+        """Return the next entries that are wanted."""
+        return self._ask("POST", "/entries", wanted, Page, wanted.wait)
 
-    def retry(self, receipts: Collection[str] | None) -> int:
-        """Have set aside and unroutable messages (all of them if None) published again, and return how many."""
-        condition = Condition(receipts=None if receipts is None else list(receipts))
+    def retry(self, condition: Condition) -> int:
+        """Have set aside and unroutable messages (those with a receipt given, or all) tried again; return how many."""
         return self._ask("POST", "/retry", condition, int)
 
     def drop(self, condition: Condition) -> int:
@@ -71,15 +69,17 @@ class DaemonSpool:
             connection.request(method, target, None if document is None else msgspec.msgpack.encode(document))
             response = connection.getresponse()
             data = response.read()
-        except (PermissionError, TimeoutError) as error:
-            raise ControlError(f"{self._socket} cannot be used: {error.strerror or 'no answer'}") from None
+        except PermissionError:
+            raise ControlError(f"{self._socket} is not for this user: run this as the daemon's user or root") from None
+        except TimeoutError:
+            raise ControlError(f"{self._socket}: the daemon does not answer") from None
         except (OSError, http.client.HTTPException):
             raise NoDaemonError from None
         finally:
             connection.close()
         if response.status != http.HTTPStatus.OK:
             raise ControlError(data.decode("utf-8", "replace"))
-        return msgspec.msgpack.decode(data, type=answer)
-
-
-__all__ = ["Condition", "ControlError", "DaemonSpool", "Entry", "NoDaemonError", "SpoolStats", "State", "Wanted"]
+        try:
+            return msgspec.msgpack.decode(data, type=answer)
+        except msgspec.MsgspecError:
+            raise ControlError("the daemon's answer cannot be read: is it of another version? restart it") from None

@@ -36,7 +36,7 @@ class StateDir:
         os.umask(0o077)
         try:
             _create(path)
-            _refuse_wider(path)
+            refuse_wider(path)
             lock = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise ConfigurationError(_unusable(path, error)) from error
@@ -84,7 +84,8 @@ def _create(path: Path) -> None:
     sync_directory(path.parent)
 
 
-def _refuse_wider(path: Path) -> None:
+def refuse_wider(path: Path) -> None:
+    """Raise ConfigurationError where the state directory, or something in it, is open to others or a symbolic link."""
     for entry in (path, *sorted(path.iterdir())):
         mode = entry.lstat().st_mode
         if stat.S_ISLNK(mode):

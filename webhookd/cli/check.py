@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 import sqlite3
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ import click
 from webhookd.cli.options import SettingsCommand, config_option, settings_of
 from webhookd.cli.output import json_option, printable, show, show_json
 from webhookd.errors import ConfigurationError
+from webhookd.forms import sqlite_path
 from webhookd.settings import Settings, check_tokens, unsupported
 
 
@@ -44,13 +44,17 @@ def check(*, as_json: bool, config: Path | None, **flags: str | None) -> int:
 
     Exit status: 0 all is well, 1 something is not.
     """  # noqa: D301 - \b keeps click from wrapping the examples
+    from webhookd import logs  # noqa: PLC0415 - `--help` needs nothing of it
+
+    warnings = logs.configure("warning", "auto")
     findings = list(_findings(config, flags))
+    warnings.finish()
     for finding in findings:
         if as_json:
             show_json({"check": finding.name, "ok": finding.ok, "detail": finding.detail})
         else:
             style = {"fg": "green"} if finding.ok else {"fg": "red"}
-            show(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.name:<16}{printable(finding.detail)}", **style)
+            show(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.name:<17}{printable(finding.detail)}", **style)
     return 0 if all(finding.ok for finding in findings) else 1
 
 
@@ -63,21 +67,96 @@ def _findings(config: Path | None, flags: dict[str, str | None]) -> Iterator[Fin
         return
     yield Finding("settings", ok=True, detail="all keys are known and their values allowed")
     checks: dict[str, Callable[[Settings], str]] = {
-        "keys": _keys,
-        "plugins": _plugins,
         "state directory": _state_dir,
         "store": _store,
         "broker": _broker,
+        "keys": _keys,
+        "plugins": _plugins,
     }
     for name, checked in checks.items():
         try:
             yield Finding(name, ok=True, detail=checked(settings))
         except (ConfigurationError, Faulty) as error:
             yield Finding(name, ok=False, detail=str(error))
+        except OSError as error:
+            detail = f"{error.filename}: {error.strerror}; run this as the daemon's user, or see to its permissions"
+            yield Finding(name, ok=False, detail=detail)
+
+
+def _state_dir(settings: Settings) -> str:
+    from webhookd.statedir import refuse_wider  # noqa: PLC0415 - see check
+
+    path = settings.state_dir
+    if not path.exists():
+        parent = next(folder for folder in path.parents if folder.exists())
+        if not (parent.is_dir() and os.access(parent, os.W_OK)):
+            raise Faulty(f"{path} cannot be made: {parent} is no folder that this user can write to; set state_dir")
+        return f"{path} is not there yet; the daemon makes it"
+    if not path.is_dir() or not os.access(path, os.R_OK | os.W_OK | os.X_OK):
+        raise Faulty(f"{path} is no folder that this user can write to: change its owner, or set state_dir")
+    refuse_wider(path)
+    return f"{path}; {'no daemon runs there' if _daemon(settings) is None else 'a daemon runs there'}"
+
+
+def _daemon(settings: Settings) -> str | None:
+    """Return what is wrong with the spool of the running daemon, empty for nothing; None where no daemon runs."""
+    from webhookd.control_client import ControlError, DaemonSpool, NoDaemonError  # noqa: PLC0415 - see check
+
+    try:
+        stats = DaemonSpool(settings.state_dir / "control.sock").stats()
+    except NoDaemonError:
+        return None
+    except ControlError as error:
+        return str(error)
+    full = "it is full: make room, raise spool_max_bytes, or lower spool_retention" if stats.full else ""
+    return f"it takes no message ({stats.failing}): see to its disk" if stats.failing else full
+
+
+def _store(settings: Settings) -> str:
+    from webhookd.adapters.sqlite import VERSION  # noqa: PLC0415 - see check
+
+    path = sqlite_path(settings.store)
+    if not path.exists():
+        if not path.parent.is_dir() and path.parent != settings.state_dir:
+            raise Faulty(f"the folder {path.parent} is not there: make it, or set store")
+        return f"{path} is not there yet; the daemon makes it"
+    return f"{path}, hooks: {_count(path, 'hook', VERSION)}"
+
+
+def _broker(settings: Settings) -> str:
+    from webhookd.adapters.spool_schema import VERSION  # noqa: PLC0415 - see check
+
+    path = settings.state_dir / "spool.db"
+    if not path.exists():
+        return f"spool: {path} is not there yet; the daemon makes it"
+    if fault := _daemon(settings):
+        raise Faulty(f"spool: {fault}")
+    damaged = sorted(file.name for file in path.parent.glob("spool.db.corrupt-*") if file.suffix != ".db-wal")
+    if damaged:
+        raise Faulty(
+            f"spool: {', '.join(damaged)} could not be read and was put aside: save what is in it, or remove it"
+        )
+    return f"spool: {path}, messages: {_count(path, 'message', VERSION)}"
+
+
+def _count(path: Path, table: str, version: int) -> int:
+    """Count rows, in a read-only connection that a running daemon does not notice."""
+    try:
+        db = sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)
+        try:
+            (found,) = db.execute("PRAGMA user_version").fetchone()
+            if found != version:
+                raise Faulty(f"{path} was written by another version of webhookd (its format is {found}): use that one")
+            (count,) = db.execute(f"SELECT count(*) FROM {table}").fetchone()  # noqa: S608 - a name of this module
+        finally:
+            db.close()
+    except sqlite3.Error as error:
+        raise Faulty(f"{path} cannot be read ({error}): see to its disk, or put a backup in its place") from None
+    return int(count)
 
 
 def _keys(settings: Settings) -> str:
-    from webhookd.keys import json_web_tokens  # noqa: PLC0415 - `--help` needs no cryptography
+    from webhookd.keys import json_web_tokens  # noqa: PLC0415 - see check
 
     check_tokens(settings)
     algorithms = [name for key in json_web_tokens(settings).keys for name in key.algorithms]
@@ -85,67 +164,9 @@ def _keys(settings: Settings) -> str:
 
 
 def _plugins(settings: Settings) -> str:
-    from webhookd.registry import load  # noqa: PLC0415 - see _keys
+    from webhookd.registry import load  # noqa: PLC0415 - see check
     from webhookd.schema import Schemas  # noqa: PLC0415
 
     registry = load(settings.plugins_dir, settings.load_plugins)
     Schemas(registry)
     return f"datasources {', '.join(registry.known) or '(none)'}"
-
-
-def _state_dir(settings: Settings) -> str:
-    from webhookd.statedir import WIDER  # noqa: PLC0415 - see _keys
-
-    path = settings.state_dir
-    if not path.exists():
-        parent = next(folder for folder in path.parents if folder.exists())
-        if not (parent.is_dir() and os.access(parent, os.W_OK)):
-            raise Faulty(f"{path} cannot be made: {parent} is not a folder that can be written to")
-        return f"{path} is not there yet; the daemon makes it"
-    if not path.is_dir() or not os.access(path, os.W_OK | os.X_OK):
-        raise Faulty(f"{path} is no folder that can be written to: change its owner, or set state_dir")
-    wide = next(
-        (item for item in (path, *path.iterdir()) if item.lstat().st_mode & WIDER and not item.is_symlink()), None
-    )
-    if wide is not None:
-        raise Faulty(f"{wide} is open to others: chmod {'0700' if wide.is_dir() else '0600'} {wide}")
-    return f"{path}, {'in use by a running daemon' if _daemon_runs(path) else 'no daemon runs there'}"
-
-
-def _daemon_runs(state_dir: Path) -> bool:
-    from webhookd.control import short_socket_path  # noqa: PLC0415 - see _keys
-
-    with socket.socket(socket.AF_UNIX) as probe, short_socket_path(state_dir / "control.sock") as path:
-        return probe.connect_ex(path) == 0
-
-
-def _store(settings: Settings) -> str:
-    path = Path(settings.store.removeprefix("sqlite://"))
-    if not path.exists():
-        if not path.parent.is_dir() and path.parent != settings.state_dir:
-            raise Faulty(f"the folder {path.parent} is not there: make it, or set store")
-        return f"{path} is not there yet; the daemon makes it"
-    return f"{path}, {_count(path, 'hook')} hooks"
-
-
-def _broker(settings: Settings) -> str:
-    path = settings.state_dir / "spool.db"
-    if not path.exists():
-        return "spool: is not there yet; the daemon makes it"
-    damaged = sorted(file.name for file in path.parent.glob("spool.db.corrupt-*"))
-    if damaged:
-        raise Faulty(f"{', '.join(damaged)} could not be read and was put aside: look into it, then move it away")
-    return f"spool: {path}, {_count(path, 'message')} messages"
-
-
-def _count(path: Path, table: str) -> int:
-    """Count rows, in a read-only connection that a running daemon does not notice."""
-    try:
-        db = sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)
-        try:
-            (count,) = db.execute(f"SELECT count(*) FROM {table}").fetchone()  # noqa: S608 - a name of this module
-        finally:
-            db.close()
-    except sqlite3.Error as error:
-        raise Faulty(f"{path} cannot be read: {error}") from None
-    return int(count)

@@ -7,12 +7,14 @@ import json
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 import click
 
 from webhookd.cli.output import Failure, printable
+from webhookd.control_client import UnixConnection
 from webhookd.forms import mask_url
 
 TIMEOUT = 10
@@ -55,10 +57,21 @@ class Answer:
 
 
 def request(
-    method: str, url: str, body: bytes | None = None, headers: Mapping[str, str] | None = None, timeout: float = TIMEOUT
+    method: str,
+    url: str,
+    body: bytes | None = None,
+    headers: Mapping[str, str] | None = None,
+    *,
+    timeout: float = TIMEOUT,
+    unix_socket: Path | None = None,
 ) -> Answer:
-    """Send one request and return the answer, a redirect as it is. Raises Failure where there is no answer."""
+    """Send one request and return the answer, a redirect as it is. Raises Failure where there is no answer.
+
+    With `unix_socket` that is where it is sent, whatever host the URL has.
+    """
     place, target, connection = _connection(url, timeout)
+    if unix_socket is not None:
+        place, connection = str(unix_socket), UnixConnection(unix_socket, timeout)
     try:
         connection.request(method, target, body, dict(headers or {}))
         answer = connection.getresponse()
@@ -67,7 +80,7 @@ def request(
         )
     except TimeoutError:
         raise Failure(f"no answer from {place} within {timeout:g} s") from None
-    except ConnectionRefusedError:
+    except (ConnectionRefusedError, FileNotFoundError):
         raise Failure(f"nothing listens at {place}: is the daemon running there?") from None
     except (OSError, http.client.HTTPException) as error:
         reason = getattr(error, "strerror", None) or type(error).__name__
@@ -95,7 +108,7 @@ def _connection(url: str, timeout: float) -> tuple[str, str, http.client.HTTPCon
 
 @dataclass(frozen=True, slots=True)
 class ConfigApi:
-    """The config API at `url`, for the tenant of `token`."""
+    """The config API at `url` (or `unix:/path`), for the tenant of `token`."""
 
     url: str
     token: str = field(repr=False)
@@ -109,7 +122,9 @@ class ConfigApi:
             headers["Content-Type"] = "application/json"
         if origin is not None:
             headers["X-ORIG-SERVER"] = origin
-        answer = request(method, f"{self.url.rstrip('/')}/wh/config{path}", body, headers)
+        unix = Path(self.url.removeprefix("unix:")) if self.url.startswith("unix:") else None
+        base = self.url.rstrip("/") if unix is None else "http://localhost"
+        answer = request(method, f"{base}/wh/config{path}", body, headers, unix_socket=unix)
         if not answer.ok:
             raise Failure(printable(answer.problem()))
         return answer.document()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import secrets
 import shlex
@@ -19,7 +20,7 @@ import click
 from webhookd.cli.config_api import ConfigApi
 from webhookd.cli.options import SettingsCommand, config_option, settings_of
 from webhookd.cli.output import printable, say, show
-from webhookd.cli.tokens import mint, tenant_id
+from webhookd.cli.tokens import checked_tenant, mint, tenant_id
 from webhookd.settings import Settings, read_secret_file, unsupported
 from webhookd.version import __version__
 
@@ -29,12 +30,21 @@ if TYPE_CHECKING:
 
 DATASOURCE, EVENT = "demo", "hello"
 SAMPLE = '{"message": "Hello, webhookd"}'
-DAYS = 7
-"""How long the bearer token is valid."""
+DAYS = 30
+"""How long the bearer token would be valid; in truth until the daemon stops, since its key is gone then."""
+ANYWHERE = {"http://0.0.0.0:": "http://127.0.0.1:", "http://[::]:": "http://[::1]:"}
+"""What listens everywhere, and how it is reached from here."""
 
 
 @click.command(cls=SettingsCommand)
-@click.option("--tenant", default="1", show_default=True, metavar="ID", help="Whom the bearer token and hook are for.")
+@click.option(
+    "--tenant",
+    default="1",
+    show_default=True,
+    metavar="ID",
+    callback=checked_tenant,
+    help="Whom the bearer token and the hook are for.",
+)
 @config_option
 def dev(tenant: str, config: Path | None, **flags: str | None) -> int:
     """Run a daemon to try things out; Ctrl-C stops it.
@@ -48,16 +58,15 @@ def dev(tenant: str, config: Path | None, **flags: str | None) -> int:
 
     All flags of `webhookd serve` are taken, and its environment variables; a settings file only by --config.
     """  # noqa: D301 - \b keeps click from wrapping the examples
-    settings = settings_of(config or Path(os.devnull), flags)
+    # what matters here is printed, so that the log need only say what is wrong
+    environ = os.environ if config else {"WEBHOOKD_LOG_LEVEL": "warning", **os.environ}
+    settings = settings_of(config or Path(os.devnull), flags, environ)
     unsupported(settings)
-    own_key = settings.jwt_secret_file is None
-    if own_key:
+    if settings.jwt_secret_file is None:
         settings = replace(settings, jwt_secret_file=_in_memory(secrets.token_hex(32)))
-    if "log_level" not in flags or flags["log_level"] is None:
-        settings = replace(settings, log_level="warning")  # what matters here is printed, not logged
     from webhookd import daemon  # noqa: PLC0415 - `--help` needs no Tornado
 
-    guide = Guide(settings, tenant, own_key)
+    guide = Guide(settings, tenant)
     return daemon.serve(settings, ready=guide.ready, accepted=guide.accepted)
 
 
@@ -74,68 +83,68 @@ class Guide:
 
     settings: Settings
     tenant: str
-    own_key: bool
-    """Whether the key is ours, and shall be in a file for `webhookd token`."""
 
     async def ready(self, bound: Bound) -> None:
         """Create the hook, or find the one of the last time, and say how to use it."""
-        path = self.settings.jwt_secret_file
-        assert path is not None  # noqa: S101 - for the type checker: `dev` has seen to it
-        key = read_secret_file(path, "jwt_secret_file")
-        if self.own_key:
-            path = self.settings.state_dir / "dev.key"
-            path.unlink(missing_ok=True)
-            path.write_bytes(key)  # 0600: the state directory's owner has set the umask
-        token = self._token(key)
+        token = self._token()
+        url = bound.url
+        for listening, reached in ANYWHERE.items():
+            url = url.replace(listening, reached)
         try:
-            api = ConfigApi(bound.url, token)
-            hook = await asyncio.to_thread(api.ask, "POST", "", {"datasource": DATASOURCE, "event": EVENT})
+            document = {"datasource": DATASOURCE, "event": EVENT}
+            hook = await asyncio.to_thread(ConfigApi(url, token).ask, "POST", "", document)
         except click.ClickException as error:
-            say(f"the hook for you to try cannot be created: {error.message}")
+            say(f"it runs, but the hook to try it with cannot be created: {error.message}")
             return
-        self._explain(bound, path, token, bound.url + urlsplit(hook["hookUrl"]).path)
+        self._explain(bound, url, token, urlsplit(hook["hookUrl"]).path)
 
     def accepted(self, message: Message) -> None:
         """Print a line for an accepted delivery."""
         clock = time.strftime("%H:%M:%S", time.localtime(message.received_at / 1000))
         what = f"tenant {message.tenant}  {message.datasource}  {message.event}  {len(message.body)} bytes"
-        show(printable(f"{clock}  accepted  {what}  {message.receipt}"), fg="green")
+        with contextlib.suppress(OSError):  # nobody reads it any more: no reason to refuse deliveries
+            show(printable(f"{clock}  accepted  {what}  receipt {message.receipt}"), fg="green")
 
-    def _token(self, key: bytes) -> str:
+    def _token(self) -> str:
         s = self.settings
+        assert s.jwt_secret_file is not None  # noqa: S101 - for the type checker: `dev` has seen to it
+        key = read_secret_file(s.jwt_secret_file, "jwt_secret_file")
         claims = {"iss": s.jwt_issuer, "aud": s.jwt_audience}
         return mint(key, tenant_id(self.tenant), int(time.time()), DAYS * 86400, s.jwt_tenant_claim, **claims)
 
-    def _explain(self, bound: Bound, key_file: Path, token: str, url: str) -> None:
-        state_dir = shlex.quote(_relative(self.settings.state_dir))
-        here = f" --state-dir {state_dir}" if state_dir != "webhookd-data" else ""
-        key = shlex.quote(_relative(key_file))
+    def _explain(self, bound: Bound, url: str, token: str, path: str) -> None:
+        folder = shlex.quote(_relative(self.settings.state_dir))
+        here = "" if folder == "webhookd-data" else f" --state-dir {folder}"
         command = _command()
-        show(f"webhookd {__version__} runs. Ctrl-C stops it.", bold=True)
-        show()
-        show(f"  deliveries and config API   {bound.url}")
-        show(f"  livez, readyz, metrics      {bound.admin_url or '(none)'}")
-        show(f"  hooks and messages          {state_dir}")
-        show()
-        show(f"Bearer token of tenant {self.tenant}, good for {DAYS} days:", bold=True)
-        show(f"  {token}")
-        show()
-        show(f"A hook for the datasource {DATASOURCE} and the event {EVENT}:", bold=True)
-        show(f"  {url}")
-        show()
-        show("Send it a delivery (from another terminal, as it stands):", bold=True)
-        show(f"  curl -i -H 'Content-Type: application/json' -d '{SAMPLE}' {shlex.quote(url)}")
-        show()
-        show("Then look at the message, and make a hook of your own:", bold=True)
-        minted = f'"$({command} token --tenant {shlex.quote(self.tenant)} --key-file {key})"'
-        show(f"  {command} tail{here}")
-        show(f"  {command} hooks create github push --url {bound.url} --token {minted}")
-        show()
-        sys.stdout.flush()
+        unix = url.startswith("unix:")
+        hook_url = f"http://localhost{path}" if unix else f"{url}{path}"
+        through = f"--unix-socket {shlex.quote(url.removeprefix('unix:'))} " if unix else ""
+        paragraphs = {
+            f"webhookd {__version__} is running. Ctrl-C stops it.": (
+                f"deliveries, config API   {url}",
+                f"livez, readyz, metrics   {bound.admin_url or 'nowhere'}",
+                f"hooks and messages in    {folder}",
+            ),
+            f"A bearer token of tenant {self.tenant}, valid until this stops:": (token,),
+            f"A hook of that tenant, for the datasource {DATASOURCE} and the event {EVENT}:": (hook_url,),
+            "Send it a delivery, from another terminal:": (
+                f"curl -i {through}-H 'Content-Type: application/json' -d '{SAMPLE}' {hook_url}",
+            ),
+            "See the messages, and make a hook of your own:": (
+                f"{command} tail --follow{here}",
+                f"{command} hooks create github push --url {shlex.quote(url)} --token {token}",
+            ),
+        }
+        for heading, lines in paragraphs.items():
+            show(heading, bold=True)
+            for line in lines:
+                show(f"  {line}")
+            show()
+        show("Deliveries that are accepted show up here:", bold=True)
 
 
 def _command() -> str:
-    """Return how this command is called from here."""
+    """Return how this command is called from another terminal in this folder."""
     own = Path(sys.argv[0]).absolute()
     found = shutil.which("webhookd")
     return "webhookd" if found and own.exists() and own.samefile(found) else shlex.quote(_relative(own))

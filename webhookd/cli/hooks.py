@@ -46,7 +46,7 @@ def _with_api(command: Callable[..., None]) -> Callable[..., None]:
             default="http://127.0.0.1:8080",
             show_default=True,
             metavar="URL",
-            help="Where the config API is; also WEBHOOKD_URL.",
+            help="Where the config API is, or unix:/PATH; also WEBHOOKD_URL.",
         ),
         click.option("--token", "bearer", metavar="TOKEN", help="The bearer token; also WEBHOOKD_TOKEN."),
         click.option(

@@ -30,11 +30,12 @@ def show_json(document: Any) -> None:
     sys.stdout.write(json.dumps(document) + "\n")
 
 
-def show_table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    """Print rows below a header, in columns as wide as they need be."""
+def show_table(header: Sequence[str] | None, rows: Sequence[Sequence[object]]) -> None:
+    """Print rows in columns as wide as they need be; without a header they go on with a table."""
     texts = [[printable(str(cell)) for cell in row] for row in rows]
-    widths = [max(len(row[i]) for row in (header, *texts)) for i in range(len(header))]
-    for row in (header, *texts):
+    lines = texts if header is None else [header, *texts]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for row in lines:
         line = "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
         show(line, bold=True) if row is header else show(line)
 

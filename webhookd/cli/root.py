@@ -84,10 +84,12 @@ def run(arguments: Sequence[str]) -> int:
         return done.exit_code
     except (click.ClickException, ConfigurationError, StartError, click.Abort, KeyboardInterrupt) as error:
         return _told(error)
-    except BrokenPipeError:
-        # Whoever read our output has had enough (`webhookd tail | head`): no error, and nothing left to flush.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # nothing is left to flush
+        if isinstance(error, BrokenPipeError):
+            return 0  # whoever read our output has had enough (`webhookd tail | head`)
+        say(f"{error.filename or 'writing the output'}: {error.strerror or error}")
+        return 1
     return status if isinstance(status, int) else 0
 
 

@@ -10,14 +10,23 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from webhookd.cli.options import setting_options, settings_of
-from webhookd.cli.output import json_option, moment, show, show_json, show_table
-from webhookd.forms import parse_duration
+from webhookd.cli.output import json_option, moment, say, show, show_json, show_table
+from webhookd.forms import durations, show_size
 
 if TYPE_CHECKING:
-    from webhookd.adapters.spool_layout import Entry, State
+    from webhookd.adapters.spool_layout import Entry, SpoolStats, State
 
 HEADER = ("RECEIPT", "TENANT", "DATASOURCE", "EVENT", "STATE", "ATTEMPTS", "RECEIVED", "BYTES", "REASON")
 STATE_NAMES = ("waiting", "unroutable", "set aside", "kept")
+AGE = durations(least=0)
+
+
+class StateName(click.Choice[str]):
+    """The name of a state; `set-aside` spares the quotes."""
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the name as it is written in answers."""
+        return super().convert(value.replace("-", " "), param, ctx)
 
 
 @click.group(short_help="Look into the spool, retry and drop what is in it.")
@@ -29,31 +38,44 @@ def spool() -> None:
 
     \b
     webhookd spool status
-    webhookd spool list --state "set aside"
+    webhookd spool list --state set-aside
     webhookd spool retry 01a20bf3-ff9e-776c-82d4-1966f294507e
     webhookd spool drop --state kept --older-than 2d
     """  # noqa: D301 - \b keeps click from wrapping the examples
 
 
 state_option = click.option(
-    "--state", "states", type=click.Choice(STATE_NAMES), multiple=True, help="Only messages in this state."
+    "--state", "states", type=StateName(STATE_NAMES), multiple=True, help="Only messages in this state (repeatable)."
 )
+
+
+def _age(ctx: click.Context, parameter: click.Parameter, value: str | None) -> float | None:
+    try:
+        return None if value is None else AGE.parse(value)
+    except ValueError:
+        raise click.BadParameter(f"{value!r} is not {AGE.allowed}", ctx, parameter) from None
 
 
 @spool.command()
 @json_option
 @setting_options("state_dir")
 def status(*, as_json: bool, config: Path | None, **flags: str | None) -> None:
-    """Show how much is in the spool."""
-    from webhookd.cli.spool_access import open_spool  # noqa: PLC0415 - `--help` needs no Tornado
+    """Show how much is in the spool, how old it is, and whether it takes messages."""
+    from webhookd.cli.spool_access import open_spool  # noqa: PLC0415 - `--help` needs nothing of it
 
-    settings = settings_of(config, flags)
-    with open_spool(settings) as opened:
+    with open_spool(settings_of(config, flags)) as opened:
         stats = opened.stats()
-    counts = {state.value: count for state, count in stats.messages.items()}
-    document: dict[str, Any] = {
-        "messages": {name: counts.get(name, 0) for name in STATE_NAMES},
+    if as_json:
+        show_json(_numbers(stats))
+    else:
+        _show_numbers(stats)
+
+
+def _numbers(stats: SpoolStats) -> dict[str, Any]:
+    return {
+        "messages": {name: stats.messages.get(_state(name), 0) for name in STATE_NAMES},
         "bytes": stats.bytes,
+        "used": stats.used,
         "maxBytes": stats.max_bytes,
         "oldestReceivedAt": stats.oldest_received_at,
         "oldestKeptReceivedAt": stats.oldest_kept_received_at,
@@ -61,20 +83,20 @@ def status(*, as_json: bool, config: Path | None, **flags: str | None) -> None:
         "failing": stats.failing,
         "damaged": list(stats.damaged),
     }
-    if as_json:
-        show_json(document)
-        return
-    for name, count in document["messages"].items():
-        show(f"{name:<12}{count}")
-    show(f"{'on disk':<12}{stats.bytes} of {stats.max_bytes} bytes")
+
+
+def _show_numbers(stats: SpoolStats) -> None:
+    for name in STATE_NAMES:
+        show(f"{name:<13}{stats.messages.get(_state(name), 0)}")
+    show(f"{'on disk':<13}{stats.bytes} bytes of {show_size(stats.max_bytes)}")
     for name, oldest in (("oldest", stats.oldest_received_at), ("oldest kept", stats.oldest_kept_received_at)):
-        show(f"{name:<12}{'-' if oldest is None else moment(oldest)}")
+        show(f"{name:<13}{'-' if oldest is None else moment(oldest)}")
     if stats.full:
-        show("full: the last message that came did not fit", fg="red")
+        show("full: there is room for no message", fg="red")
     if stats.failing:
         show(f"failing: {stats.failing}", fg="red")
     for file in stats.damaged:
-        show(f"damaged: {file} was put aside", fg="red")
+        show(f"damaged: {file} could not be read and was put aside", fg="red")
 
 
 @spool.command("list")
@@ -87,34 +109,45 @@ def list_messages(
 ) -> None:
     """List the messages in the spool, oldest first. With --json: one JSON object a line."""
     from webhookd.cli.spool_access import open_spool, pages  # noqa: PLC0415 - see status
-    from webhookd.control import Wanted  # noqa: PLC0415
+    from webhookd.control_protocol import Wanted  # noqa: PLC0415
 
+    wanted = Wanted(tenant=tenant, states=[_state(name) for name in states] or None)
     with open_spool(settings_of(config, flags)) as opened:
-        for page in pages(opened, Wanted(tenant=tenant, states=_states(states))):
+        header: Sequence[str] | None = HEADER
+        for page in pages(opened, wanted):
             if as_json:
-                for entry in page:
+                for entry in page.entries:
                     show_json(_document(entry))
-                continue
-            show_table(HEADER, [_row(entry) for entry in page])
+            else:
+                show_table(header, [_row(entry) for entry in page.entries])
+                header = None
+        if header and not as_json:
+            show_table(header, [])
 
 
 @spool.command()
 @click.argument("receipts", nargs=-1)
 @json_option
 @setting_options("state_dir")
-def retry(*, receipts: Sequence[str], as_json: bool, config: Path | None, **flags: str | None) -> None:
-    """Let messages that are set aside or unroutable wait for the broker again: those named, or all."""
+def retry(*, receipts: Sequence[str], as_json: bool, config: Path | None, **flags: str | None) -> int:
+    """Let messages that are set aside or unroutable wait for the broker again: those with RECEIPTS, or all.
+
+    The exit status is 1 where one of RECEIPTS is not there in such a state.
+    """
     from webhookd.cli.spool_access import open_spool  # noqa: PLC0415 - see status
+    from webhookd.control_protocol import Condition  # noqa: PLC0415
 
     with open_spool(settings_of(config, flags)) as opened:
-        count = opened.retry(receipts or None)
-    _report("retried", count, as_json=as_json)
+        count = opened.retry(Condition(receipts=list(receipts) or None))
+    return _report("retried", count, receipts, as_json=as_json)
 
 
 @spool.command()
 @click.argument("receipts", nargs=-1)
 @state_option
-@click.option("--older-than", metavar="DURATION", help="Only messages received longer ago than this: 90m, 7d.")
+@click.option(
+    "--older-than", metavar="DURATION", callback=_age, help="Only messages received longer ago than this: 90m, 7d."
+)
 @click.option("--all", "everything", is_flag=True, help="All messages.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")
 @json_option
@@ -123,47 +156,65 @@ def drop(
     *,
     receipts: Sequence[str],
     states: Sequence[str],
-    older_than: str | None,
+    older_than: float | None,
     everything: bool,
     yes: bool,
     as_json: bool,
     config: Path | None,
     **flags: str | None,
-) -> None:
+) -> int:
     """Delete messages from the spool: those that all of the given conditions hold for.
 
-    What is deleted was accepted, and nobody will get it: it asks first.
-    """
-    if not (receipts or states or older_than or everything):
-        raise click.UsageError("say what to drop: receipts, --state, --older-than, or --all")
-    try:
-        seconds = None if older_than is None else parse_duration(older_than)
-    except ValueError:
-        raise click.UsageError(f"--older-than {older_than!r} is no duration: write 90m, 12h, 7d") from None
+    What is deleted was accepted, and nobody will get it: it asks first. The exit status is 1 where one of RECEIPTS is
+    not there, or does not fit the conditions.
+
+    \b
+    webhookd spool drop --state set-aside --older-than 7d
+    webhookd spool drop 01a20bf3-ff9e-776c-82d4-1966f294507e --yes
+    """  # noqa: D301 - \b keeps click from wrapping the examples
+    if not (receipts or states or older_than is not None or everything):
+        raise click.UsageError("say what to drop: RECEIPTS, --state, --older-than, or --all")
     settings = settings_of(config, flags)
     if not yes:
-        if not sys.stdin.isatty():
-            raise click.UsageError("nobody can be asked here: add --yes")
-        click.confirm("These messages were accepted and will be gone for good. Drop them?", abort=True)
+        _ask(receipts, states, aged=older_than is not None)
     from webhookd.cli.spool_access import open_spool  # noqa: PLC0415 - see status
-    from webhookd.control import Condition  # noqa: PLC0415
+    from webhookd.control_protocol import Condition  # noqa: PLC0415
 
+    condition = Condition(
+        states=[_state(name) for name in states] or None, older_than=older_than, receipts=list(receipts) or None
+    )
     with open_spool(settings) as opened:
-        count = opened.drop(Condition(states=_states(states), older_than=seconds, receipts=list(receipts) or None))
-    _report("dropped", count, as_json=as_json)
+        count = opened.drop(condition)
+    return _report("dropped", count, receipts, as_json=as_json)
 
 
-def _report(done: str, count: int, *, as_json: bool) -> None:
+def _ask(receipts: Sequence[str], states: Sequence[str], *, aged: bool) -> None:
+    """Go on only if somebody says yes."""
+    if not sys.stdin.isatty():
+        raise click.UsageError("nobody can be asked here whether to drop messages: add --yes")
+    which = [f"with {len(receipts)} receipts"] if receipts else []
+    which += [f"that are {' or '.join(states)}"] if states else []
+    which += ["that are so old"] if aged else []
+    what = f"the messages {' and '.join(which)}" if which else "all messages"
+    click.confirm(f"Drop {what}? They were accepted, and nobody will get them.", abort=True, err=True)
+
+
+def _report(done: str, count: int, receipts: Sequence[str], *, as_json: bool) -> int:
+    """Say what was done, and return the exit status."""
     if as_json:
         show_json({done: count})
     else:
         show(f"{done} {count} message{'' if count == 1 else 's'}")
+    missed = max(0, len(set(receipts)) - count)
+    if missed:
+        say(f"{missed} of the receipts named no such message: `webhookd spool list` shows what there is")
+    return 1 if missed else 0
 
 
-def _states(names: Sequence[str]) -> list[State] | None:
+def _state(name: str) -> State:
     from webhookd.adapters.spool_layout import State  # noqa: PLC0415 - see status
 
-    return [State(name) for name in names] or None
+    return State(name)
 
 
 def _row(entry: Entry) -> tuple[object, ...]:

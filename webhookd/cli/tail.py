@@ -14,6 +14,7 @@ from webhookd.cli.output import json_option, moment, printable, show, show_json
 
 if TYPE_CHECKING:
     from webhookd.adapters.spool_layout import Entry
+    from webhookd.control_protocol import Page
     from webhookd.settings import Settings
 
 SHOWN = 2000
@@ -35,32 +36,41 @@ def tail(*, following: bool, tenant: str | None, as_json: bool, config: Path | N
     webhookd tail --follow
     webhookd tail --json --tenant 42 --state-dir /var/lib/webhookd | jq -r .body
     """  # noqa: D301 - \b keeps click from wrapping the examples
-    for entry in _entries(settings_of(config, flags), tenant, following=following):
-        if as_json:
-            show_json(_document(entry))
-        else:
-            _show(entry)
-        if following:
+    settings = settings_of(config, flags)
+    try:
+        for page in _pages(settings, tenant, following=following):
+            for entry in page.entries:
+                if as_json:
+                    show_json(_document(entry))
+                else:
+                    _show(entry)
             sys.stdout.flush()
+    except KeyboardInterrupt:
+        if not following:
+            raise
+        # Ctrl-C is how following ends.
 
 
-def _entries(settings: Settings, tenant: str | None, *, following: bool) -> Iterator[Entry]:
-    from webhookd.cli.spool_access import follow, open_spool, pages  # noqa: PLC0415 - `--help` needs no Tornado
-    from webhookd.control import Wanted  # noqa: PLC0415
+def _pages(settings: Settings, tenant: str | None, *, following: bool) -> Iterator[Page]:
+    from webhookd.cli.spool_access import follow, open_spool, pages  # noqa: PLC0415 - `--help` needs nothing of it
+    from webhookd.control_protocol import Wanted  # noqa: PLC0415
 
     wanted = Wanted(tenant=tenant, bodies=True)
     if following:
         yield from follow(settings, wanted)
         return
     with open_spool(settings) as spool:
-        for page in pages(spool, wanted):
-            yield from page
+        yield from pages(spool, wanted)
+
+
+def _key(entry: Entry) -> str:
+    return f"event.{entry.tenant}.{entry.datasource}.{entry.event}"
 
 
 def _document(entry: Entry) -> dict[str, Any]:
     return {
         "receipt": entry.receipt,
-        "routingKey": f"event.{entry.tenant}.{entry.datasource}.{entry.event}",
+        "routingKey": _key(entry),
         "tenant": entry.tenant,
         "datasource": entry.datasource,
         "event": entry.event,
@@ -71,8 +81,7 @@ def _document(entry: Entry) -> dict[str, Any]:
 
 
 def _show(entry: Entry) -> None:
-    key = f"event.{entry.tenant}.{entry.datasource}.{entry.event}"
-    show(f"{moment(entry.received_at)}  {key}  {entry.bytes} bytes  {entry.receipt}", bold=True)
+    show(f"{moment(entry.received_at)}  {_key(entry)}  {entry.bytes} bytes  {entry.receipt}", bold=True)
     extra = {name: value for name, value in entry.headers.items() if name != "receivedAt"}
     if extra:
         show(printable("  " + "  ".join(f"{name}: {value}" for name, value in extra.items())), dim=True)

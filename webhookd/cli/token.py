@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from webhookd.cli.output import json_option, show, show_json
-from webhookd.cli.tokens import TENANT, mint, tenant_id
+from webhookd.cli.tokens import checked_tenant, mint, tenant_id
 from webhookd.forms import durations
 from webhookd.settings import read_secret_file
 
@@ -23,14 +23,10 @@ def _ttl(ctx: click.Context, parameter: click.Parameter, value: str) -> float:
         raise click.BadParameter(f"{value!r} is not {TTL.allowed}", ctx, parameter) from None
 
 
-def _tenant(ctx: click.Context, parameter: click.Parameter, value: str) -> str:
-    if not TENANT.fullmatch(value):
-        raise click.BadParameter(f"{value!r} is not 1 to 64 letters, digits, _ or -", ctx, parameter)
-    return value
-
-
 @click.command()
-@click.option("--tenant", required=True, metavar="ID", callback=_tenant, help="The tenant that the token is for.")
+@click.option(
+    "--tenant", required=True, metavar="ID", callback=checked_tenant, help="The tenant that the token is for."
+)
 @click.option(
     "--key-file",
     required=True,

@@ -5,7 +5,16 @@ from __future__ import annotations
 import re
 import warnings
 
+import click
+
 TENANT = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
+
+
+def checked_tenant(ctx: click.Context, parameter: click.Parameter, value: str) -> str:
+    """Return `value` if a tenant can be called so; a callback of options."""
+    if not TENANT.fullmatch(value):
+        raise click.BadParameter(f"{value!r} is not 1 to 64 letters, digits, _ or -", ctx, parameter)
+    return value
 
 
 def tenant_id(text: str) -> int | str:
