@@ -9,6 +9,19 @@ from harness import Daemon
 from tornado.platform.asyncio import AsyncIOLoop
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let `make faults` ask for more than the suite has time for."""
+    parser.addoption("--kills", type=int, default=50, help="how many times tests/faults kills the daemon (default: 50)")
+    parser.addoption("--seed", type=int, default=1, help="what tests/faults draws its moments from (default: 1)")
+
+
+@pytest.fixture
+def kills(request: pytest.FixtureRequest) -> int:
+    """Return how many times to kill the daemon."""
+    count: int = request.config.getoption("--kills")
+    return count
+
+
 @pytest.fixture
 def io_loop() -> Iterator[AsyncIOLoop]:
     """Stand in for pytest-tornado's own, which uses what Tornado has deprecated."""

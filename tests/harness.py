@@ -63,7 +63,9 @@ def request(
 class Daemon:
     """One `webhookd serve`. Flags are those of the command line, by key: `max_body="1MiB"`."""
 
-    def __init__(self, folder: Path, *, wrapper: Sequence[str] = (), environ: Mapping[str, str] | None = None, **flags: str) -> None:
+    def __init__(
+        self, folder: Path, *, wrapper: Sequence[str] = (), environ: Mapping[str, str] | None = None, **flags: str
+    ) -> None:
         self.folder = folder
         self.state_dir = folder / "state"
         self.log_path = folder / "webhookd.log"
@@ -143,24 +145,36 @@ class Daemon:
         self.process.wait()
 
     def config(
-        self, method: str, path: str = "/wh/config", document: Any = None, *, tenant: Any = 42, headers: Mapping[str, str] | None = None
+        self,
+        method: str,
+        path: str = "/wh/config",
+        document: Any = None,
+        *,
+        tenant: Any = 42,
+        headers: Mapping[str, str] | None = None,
     ) -> Answer:
         """Speak to the config API as `tenant`."""
         body = None if document is None else json.dumps(document).encode()
         given = {"Authorization": f"Bearer {mint(tenant)}", "Content-Type": "application/json", **(headers or {})}
         return request(self.port, method, path, body, given)
 
-    def hook(self, datasource: str = "generic", event: str = "test", *, tenant: Any = 42, **fields: Any) -> dict[str, Any]:
+    def hook(
+        self, datasource: str = "generic", event: str = "test", *, tenant: Any = 42, **fields: Any
+    ) -> dict[str, Any]:
         """Create a hook and return its details."""
         answer = self.config("POST", document={"datasource": datasource, "event": event, **fields}, tenant=tenant)
         assert answer.status == 200, answer.body
         details: dict[str, Any] = answer.json
         return details
 
-    def deliver(self, hook: Mapping[str, Any], body: bytes, headers: Mapping[str, str] | None = None, **options: Any) -> Answer:
+    def deliver(
+        self, hook: Mapping[str, Any], body: bytes, headers: Mapping[str, str] | None = None, **options: Any
+    ) -> Answer:
         """POST one delivery to the hook, on a connection of its own."""
         path = urlsplit(hook["hookUrl"]).path
-        return request(self.port, "POST", path, body, {"Content-Type": "application/json", **(headers or {})}, **options)
+        return request(
+            self.port, "POST", path, body, {"Content-Type": "application/json", **(headers or {})}, **options
+        )
 
     def metrics(self) -> dict[str, float]:
         """Return every sample of /metrics by its name with labels, as written there."""

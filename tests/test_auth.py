@@ -128,9 +128,7 @@ def test_only_the_algorithms_that_are_asked_for():
     [
         b"",
         b"-----BEGIN PUBLIC KEY-----\nAAAA\n-----END PUBLIC KEY-----",
-        RSA.private_bytes(
-            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-        ),
+        RSA.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()),
         pem_of(ec.generate_private_key(ec.SECP224R1())),
     ],
 )
@@ -194,7 +192,11 @@ def test_times():
 def test_issuer_and_audience_where_they_are_asked_for():
     checked = rules(issuer="https://iss", audience="webhookd")
     assert checked.caller(mint(iss="https://iss", aud=["other", "webhookd"]), NOW).tenant == "42"
-    for claims in ({"iss": "https://is", "aud": "webhookd"}, {"iss": "https://iss", "aud": "other"}, {"aud": "webhookd"}):
+    for claims in (
+        {"iss": "https://is", "aud": "webhookd"},
+        {"iss": "https://iss", "aud": "other"},
+        {"aud": "webhookd"},
+    ):
         with pytest.raises(Unauthenticated, match=r"issuer|audience|claim iss"):
             checked.caller(mint(**claims), NOW)
     assert rules().caller(mint(iss="any", aud="any", sub=7, jti=8), NOW).tenant == "42"
@@ -226,7 +228,8 @@ def test_the_scheme_has_no_case(value):
 
 
 @pytest.mark.parametrize(
-    "values", [[], ["Basic x"], ["Bearer"], ["Bearer "], ["Bearer a b"], ["Bearer é"], ["x"], ["Bearer a", "Bearer a"], [""]]
+    "values",
+    [[], ["Basic x"], ["Bearer"], ["Bearer "], ["Bearer a b"], ["Bearer é"], ["x"], ["Bearer a", "Bearer a"], [""]],
 )
 def test_other_headers_are_refused(values):
     with pytest.raises(Unauthenticated):

@@ -61,7 +61,9 @@ def test_encodings(value, encoding):
     assert content_encoding(value) == encoding
 
 
-@pytest.mark.parametrize("value", ["br", "zstd", "gzip, gzip", "gzip,identity", "identity, identity", "gzip;q=1", "compress"])
+@pytest.mark.parametrize(
+    "value", ["br", "zstd", "gzip, gzip", "gzip,identity", "identity, identity", "gzip;q=1", "compress"]
+)
 def test_any_other_or_more_than_one_encoding_is_refused(value):
     with pytest.raises(UnsupportedContentEncoding):
         content_encoding(value)

@@ -79,8 +79,16 @@ def test_only_strings(value):
     [
         ("datasource", ["a", "A_b-9", "x" * 64, "config"], ["", "a.b", "a b", "x" * 65, "é", "a\n", "a/b", "#", "*"]),
         ("event", ["a", "A_b.c:d-9", "x" * 100], ["", "a b", "x" * 101, "é", "a\n", "a/b", "#", "*", "a,b"]),
-        ("tsField", ["a", "a.b", "a[0].b[1][2]", "[0].a", "", "é ü.x", "x" * 256], ["a..b", "a[x]", ".", "a.", "x" * 257]),
-        ("secret", ["x" * 8, "x" * 256, "pässwörd", "        ", ""], ["x" * 7, "x" * 257, "secret\x00secret", "secret\x85secret"]),
+        (
+            "tsField",
+            ["a", "a.b", "a[0].b[1][2]", "[0].a", "", "é ü.x", "x" * 256],
+            ["a..b", "a[x]", ".", "a.", "x" * 257],
+        ),
+        (
+            "secret",
+            ["x" * 8, "x" * 256, "pässwörd", "        ", ""],
+            ["x" * 7, "x" * 257, "secret\x00secret", "secret\x85secret"],
+        ),
         ("validation", ["off", "report", "enforce"], ["", "on", "OFF"]),
         ("onMismatch", ["publish", "ignore", "reject"], ["", "drop"]),
     ],
@@ -100,7 +108,9 @@ def test_what_the_datasource_cannot_do_is_said():
     for secret in (WHSEC, WHSEC.removeprefix("whsec_")):
         read({"datasource": "mine", "event": "x", "secret": secret})
     for validation in ("report", "enforce"):
-        assert "no schema" in faults({"datasource": "github", "event": "gollum", "validation": validation})["validation"]
+        assert (
+            "no schema" in faults({"datasource": "github", "event": "gollum", "validation": validation})["validation"]
+        )
         read({"datasource": "github", "event": "push", "validation": validation})
 
 

@@ -318,9 +318,7 @@ def test_a_chunked_body_is_bounded_as_it_arrives(tmp_path):
 
 
 def test_form_deliveries_are_told_how_to_switch(shop):
-    answer = shop.deliver(
-        shop.hook(), b"payload=%7B%7D", {"Content-Type": "application/x-www-form-urlencoded"}
-    )
+    answer = shop.deliver(shop.hook(), b"payload=%7B%7D", {"Content-Type": "application/x-www-form-urlencoded"})
     assert "switch the sender to JSON" in problem(answer, 415)["detail"]
     path = path_of(shop.hook())
     assert "missing" in problem(request(shop.port, "POST", path, b"{}"), 415)["detail"]

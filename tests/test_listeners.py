@@ -1,7 +1,6 @@
 import gc
 import socket
 import stat
-import warnings
 
 import pytest
 from harness import free_port
@@ -9,14 +8,15 @@ from harness import free_port
 from webhookd.errors import StartError
 from webhookd.listeners import inherited, listen
 
+# Tornado leaves a socket that could not be bound to the garbage collector
+pytestmark = pytest.mark.filterwarnings("ignore::ResourceWarning")
+
 
 @pytest.fixture(autouse=True)
 def swept():
-    """Sweep up the sockets that could not be bound: Tornado leaves them to the garbage collector."""
+    """Sweep up such sockets here, and not in another test."""
     yield
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", ResourceWarning)
-        gc.collect()
+    gc.collect()
 
 
 def answers(listener) -> bool:

@@ -29,10 +29,9 @@ class Listener:
     def close(self) -> None:
         """Close the sockets; the path of a UNIX socket that is still ours goes too."""
         for one in self.sockets:
-            path = one.getsockname() if one.family == socket.AF_UNIX and self.url.startswith("unix:") else None
             one.close()
-            if path:
-                Path(path).unlink(missing_ok=True)
+        if self.url.startswith("unix:"):
+            Path(self.url.removeprefix("unix:")).unlink(missing_ok=True)
 
 
 def listen(address: str, key: str) -> Listener:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from prometheus_client.core import Metric
 
 from webhookd.adapters.spool import Spool, State
+from webhookd.adapters.spool_layout import PAGE, Sizes
 from webhookd.hooks import HookTable
 from webhookd.http_admin import Readiness
 from webhookd.limits import Budget
@@ -78,8 +79,11 @@ class Vitals:
         stats = self.spool.stats
         if self.store_fault is not None:
             yield f"store down: {self.store_fault}"
-        if not stats.full and stats.bytes > FILLING * stats.max_bytes:
-            yield f"spool filling: {stats.bytes} of {stats.max_bytes} bytes"
+        usable = Sizes.of(stats.max_bytes).pages_max * PAGE  # the rest is the WAL's
+        if not stats.full and stats.used > FILLING * usable:
+            yield f"spool filling: {stats.used} of {usable} bytes"
+        if stats.damaged:
+            yield f"spool damaged: {', '.join(stats.damaged)} put aside"
         for state, words in ((State.UNROUTABLE, "unroutable"), (State.SET_ASIDE, "set aside")):
             if stats.messages.get(state):
                 yield f"{words}: {stats.messages[state]} messages"

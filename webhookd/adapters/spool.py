@@ -226,11 +226,13 @@ class Spool:
     async def _read(self, work: Callable[[], Result]) -> Result:
         if self._closed:
             raise SpoolError(CLOSED)
+        generation = self._file.generation
         try:
             return await self._loop.run_in_executor(self._reading, work)
         except sqlite3.Error as error:
             if code_of(error) in DAMAGE and not self._closed:
                 condemned: asyncio.Future[int] = self._loop.create_future()
                 condemned.add_done_callback(asyncio.Future.exception)  # nobody else looks
-                self._writer.put_job(spool_jobs.Job(spool_jobs.condemning(str(error)), condemned))
+                step = spool_jobs.condemning(str(error), lambda: self._file.generation == generation)
+                self._writer.put_job(spool_jobs.Job(step, condemned))
             raise SpoolError(f"the spool cannot be read: {error}") from error
