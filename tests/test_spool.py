@@ -548,6 +548,6 @@ def test_another_process_that_reads_the_file_cannot_make_the_wal_pass_the_bound(
             with pytest.raises(SpoolError, match="another process"):
                 await spool.drop()
         await spool.publish(a_message())
-        assert await spool.drop() > 3
+        assert await spool.drop() >= 2
 
     run(path, scenario, max_bytes=4 * MIB)

@@ -83,7 +83,7 @@ class Writer:
             messages=dict(db.ledger.messages) if db else dict.fromkeys(STATES, 0),
             bytes=db.size() if db else 0,
             # `used` is measured now and then; what was promised since is no room any more
-            used=max(db.used, file.sizes.pages_max * PAGE - db.room - RESERVED_PAGES // 2 * PAGE) if db else 0,
+            used=max(db.used, (file.sizes.pages_max - file.sizes.slack) * PAGE - db.room) if db else 0,
             max_bytes=file.sizes.max_bytes,
             oldest_received_at=self.oldest,
             oldest_kept_received_at=self.expiry.oldest,
