@@ -168,7 +168,7 @@ def test_docker_hub_cannot_sign():
         (b'{"payload":{"id":"a","type":"ping"}}', None, None),
         (b'{"id":"a"', None, None),
         (b'{"id":"\xff"}', None, None),
-        (b'{"deep":' + b"[" * 5000 + b"]" * 5000 + b',"id":"a"}', None, None),
+        (b'{"deep":' + b"[" * 100_000 + b"]" * 100_000 + b',"id":"a"}', None, None),
     ],
 )
 def test_circleci_names_are_read_from_the_body(body, event, id_):

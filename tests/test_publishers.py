@@ -205,6 +205,7 @@ def test_messages_of_one_hook_keep_their_order_whatever_their_size(place):
         for number, future in enumerate(futures):
             future.add_done_callback(lambda _, number=number: done.append(number))
         await asyncio.gather(*futures)
+        await asyncio.sleep(0)  # for the callbacks of those that were done at once
         found = await place.consume()
         for hook in {message.hook for message in messages}:
             expected = [message.receipt for message in messages if message.hook == hook]
