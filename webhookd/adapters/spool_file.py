@@ -41,14 +41,17 @@ class SpoolFile:
         self._inode = 0
 
     def open(self) -> None:
-        """Open the file for the first time; raises sqlite3.Error, OSError, ConfigurationError."""
+        """Open the file for the first time; raises sqlite3.Error, OSError, ConfigurationError.
+
+        A full disk is no reason not to start: `tend` opens the file when there is room.
+        """
         try:
             self._open()
         except (sqlite3.Error, OSError) as error:
             if not self._is_full(error):
                 raise
             self._reserve.release()  # even opening needs some room
-            self._open()
+            self._reopen()
             self._fail(DISK_FULL)
         if self.failing is None and not self._reserve.build():
             self._fail(DISK_FULL)
@@ -117,7 +120,7 @@ class SpoolFile:
                 self._put_aside(damaged_by)
             self._open()
         except (sqlite3.Error, OSError) as error:
-            self._fail(f"I/O error: {error}")
+            self._fail(DISK_FULL if self._is_full(error) else f"I/O error: {error}")
         else:
             self.failing = None
             log.info("spool opened again")
