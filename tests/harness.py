@@ -18,6 +18,8 @@ from urllib.parse import urlsplit
 import jwt
 
 WEBHOOKD = str(Path(sys.executable).with_name("webhookd"))
+MIN_CANARY = 16
+"""Bodies shorter than this may be in a log by chance."""
 KEY = "a throw-away key of at least 32 bytes for the tests"
 
 
@@ -83,6 +85,8 @@ class Daemon:
         self.wrapper = list(wrapper)
         self.environ = {k: v for k, v in os.environ.items() if not k.startswith("WEBHOOKD_")} | dict(environ or {})
         self.process: subprocess.Popen[bytes] | None = None
+        self.canaries = {KEY}
+        """What must never be in the log: keys, tokens, secrets and bodies."""
 
     def __enter__(self) -> Self:
         self.start()
@@ -133,11 +137,18 @@ class Daemon:
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         try:
-            return self.process.wait(timeout)
+            status = self.process.wait(timeout)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
             raise
+        self.check_log()
+        return status
+
+    def check_log(self) -> None:
+        """Assert that the log names no key, token, secret or body: asked of every daemon of the suite."""
+        log = self.log
+        assert not [word for word in self.canaries if word in log], "a canary is in the log"
 
     def kill(self) -> None:
         assert self.process is not None
@@ -155,7 +166,9 @@ class Daemon:
     ) -> Answer:
         """Speak to the config API as `tenant`."""
         body = None if document is None else json.dumps(document).encode()
-        given = {"Authorization": f"Bearer {mint(tenant)}", "Content-Type": "application/json", **(headers or {})}
+        bearer = mint(tenant)
+        self.canaries.add(bearer)
+        given = {"Authorization": f"Bearer {bearer}", "Content-Type": "application/json", **(headers or {})}
         return request(self.port, method, path, body, given)
 
     def hook(
@@ -165,12 +178,15 @@ class Daemon:
         answer = self.config("POST", document={"datasource": datasource, "event": event, **fields}, tenant=tenant)
         assert answer.status == 200, answer.body
         details: dict[str, Any] = answer.json
+        self.canaries |= {details["token"], details["apiToken"], fields.get("secret") or KEY}
         return details
 
     def deliver(
         self, hook: Mapping[str, Any], body: bytes, headers: Mapping[str, str] | None = None, **options: Any
     ) -> Answer:
         """POST one delivery to the hook, on a connection of its own."""
+        if len(body) >= MIN_CANARY:
+            self.canaries.add(body[:100].decode("latin-1"))
         path = urlsplit(hook["hookUrl"]).path
         return request(
             self.port, "POST", path, body, {"Content-Type": "application/json", **(headers or {})}, **options
