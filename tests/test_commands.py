@@ -9,7 +9,7 @@ from pathlib import Path
 
 import jwt
 import pytest
-from harness import KEY, WEBHOOKD, Daemon, free_port, mint
+from harness import KEY, WEBHOOKD, Daemon, free_port, mint, until
 
 WHSEC = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
 
@@ -23,13 +23,6 @@ def run(daemon: Daemon, *arguments: str, status: int = 0, **environ: str) -> str
 
 def state(daemon: Daemon) -> tuple[str, str]:
     return ("--state-dir", str(daemon.state_dir))
-
-
-def until(condition, timeout: float = 20) -> None:
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.05)
 
 
 def test_hooks(daemon):

@@ -11,20 +11,13 @@ import time
 from urllib.parse import urlsplit
 
 import pytest
-from harness import KEY, Daemon, request
+from harness import KEY, Daemon, request, until
 
 
 def ready(daemon: Daemon) -> tuple[int, dict]:
     answer = request(daemon.admin_port, "GET", "/readyz")
     assert answer.headers["Content-Type"] == "application/json"
     return answer.status, answer.json
-
-
-def until(condition, timeout: float = 15) -> None:
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.02)
 
 
 def test_a_healthy_daemon(daemon):

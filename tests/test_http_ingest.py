@@ -14,7 +14,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-from harness import Answer, Daemon, request
+from harness import Answer, Daemon, request, until
 
 MIB = 1024 * 1024
 RECEIPT = "X-Webhookd-Receipt"
@@ -457,13 +457,6 @@ def hold(daemon: Daemon, hook, size: int, sent: int = 0) -> socket.socket:
     )
     connection.sendall(head.encode() + b" " * sent)
     return connection
-
-
-def until(condition, timeout: float = 10) -> None:
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.01)
 
 
 def test_deliveries_in_flight_are_bounded_over_all_and_by_tenant(tmp_path):

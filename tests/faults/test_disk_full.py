@@ -2,21 +2,13 @@
 
 import contextlib
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
 from disks import on_disk_of_its_own
-from harness import WEBHOOKD, Daemon, request
+from harness import WEBHOOKD, Daemon, request, until
 
 BODY = b'["' + b"x" * 50_000 + b'"]'
-
-
-def until(condition, timeout: float = 20) -> None:
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.05)
 
 
 @pytest.mark.timeout(120)
