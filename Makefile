@@ -27,7 +27,7 @@ lint: $(VENV)/test.stamp  ## Check style (ruff) and types (mypy).
 	$(BIN)/mypy --strict
 
 pytest: $(VENV)/test.stamp
-	@.ci/need curl:curl openssl:openssl strace:strace systemd-analyze:systemd unshare:util-linux mount:mount
+	@.ci/need curl:curl openssl:openssl strace:strace systemd-analyze:systemd unshare:util-linux mount:mount ps:procps
 	rm -f .coverage .coverage.*
 	$(BIN)/coverage run $(BIN)/pytest $(ARGS)
 	$(BIN)/coverage combine --quiet
