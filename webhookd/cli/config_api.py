@@ -91,13 +91,14 @@ def request(
 
 def _connection(url: str, timeout: float) -> tuple[str, str, http.client.HTTPConnection]:
     """Return the server in words, the request target, and a connection that is not open yet."""
+    shown = mask_url(url.partition("/wh/")[0])  # what follows may be a secret
     try:
         parts = urlsplit(url)
         host, port = parts.hostname, parts.port
     except ValueError:
-        raise click.UsageError(f"{mask_url(url)!r} is no URL") from None
+        raise click.UsageError(f"{shown!r} is no URL") from None
     if parts.scheme not in ("http", "https") or not host or not url.isascii() or not url.isprintable() or " " in url:
-        raise click.UsageError(f"{mask_url(url)!r} is no http:// or https:// URL")
+        raise click.UsageError(f"{shown!r} is no http:// or https:// URL")
     target = f"{parts.path or '/'}{'?' if parts.query else ''}{parts.query}"
     place = f"{parts.scheme}://{mask_url(parts.netloc)}"
     if parts.scheme == "https":

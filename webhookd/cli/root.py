@@ -111,6 +111,7 @@ def _told(error: BaseException) -> int:
 def _line(error: click.ClickException) -> str:
     """Return what click has to say as one line, with where to look further."""
     text = " ".join(error.format_message().split()).removesuffix(".")
-    if isinstance(error, click.UsageError) and error.ctx is not None:
-        return f"{text[0].lower()}{text[1:]} (see {error.ctx.command_path} --help)"
-    return text
+    if not isinstance(error, click.UsageError):
+        return text
+    where = f" (see {error.ctx.command_path} --help)" if error.ctx is not None else ""
+    return f"{text[0].lower()}{text[1:]}{where}"

@@ -86,8 +86,8 @@ def _sample(source: Datasource, event: str) -> bytes:
     if sample is None and source.events:
         samples = [name for name, kind in source.events.items() if kind.sample is not None]
         raise click.UsageError(
-            f"{source.name} has no sample of {event!r}{closest(event, samples)}; there are {', '.join(samples)};"
-            " --data FILE sends a body of yours",
+            f"datasource {source.name} has no sample of {event!r}{closest(event, samples)};"
+            f" there are {', '.join(samples)}; --data FILE sends a body of yours",
             click.get_current_context(),
         )
     if sample is None:
@@ -97,7 +97,7 @@ def _sample(source: Datasource, event: str) -> bytes:
 
 def _signature(source: Datasource, body: bytes, secret: str) -> dict[str, str]:
     if not source.signs:
-        raise click.UsageError(f"{source.title} does not sign its deliveries: leave the secret out")
+        raise click.UsageError(f"datasource {source.name} does not sign its deliveries: leave the secret out")
     if fault := source.secret_fault(secret):
         raise click.UsageError(f"the secret {fault}")
     return source.sign(body, secret, time.time())
