@@ -3,12 +3,16 @@
 import asyncio
 import os
 import signal
+import struct
+import subprocess
+import sys
 import time
 
+import msgspec
 import pytest
 
 from webhookd.errors import EventMismatch, Malformed, SchemaMismatch, Unavailable
-from webhookd.examiner import Examiner, PluginError, Plugins
+from webhookd.examiner import Examiner, Job, PluginError, Plugins
 from webhookd.model import Delivery, Event, Hook, Verified
 
 JSON = {"content-type": "application/json"}
@@ -177,7 +181,7 @@ def test_tenants_take_turns(plugins):
         assert len(done) == 21
         assert not examiner._turns
 
-    run(plugins, scenario)
+    run(plugins, scenario, time_limit=50)
 
 
 def test_who_waits_too_long_is_sent_away(plugins):
@@ -213,3 +217,18 @@ def test_it_ends_when_it_is_closed_and_when_nobody_waits(plugins):
             os.kill(pid, 0)
 
     run(plugins, scenario)
+
+
+def test_a_daemon_that_is_killed_leaves_no_traceback(tmp_path):
+    """What the daemon had written of a job, and whom its verdict was for, is gone in the middle."""
+    command = [sys.executable, "-m", "webhookd.examiner", '{"plugins_dir":null,"load_plugins":[]}']
+    job = msgspec.msgpack.encode(Job(hook(), JSON, 1, 1000))
+    whole = struct.pack(">I", len(job)) + job + b"[" + b" " * 998 + b"]"
+    for sent in (whole[:2], whole[:-1], whole):
+        pipe = subprocess.PIPE
+        with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe) as child:
+            assert child.stdout.read(5) == b"ready"
+            child.stdout.close()
+            child.stdin.write(sent)
+            child.stdin.close()
+            assert child.stderr.read() == b""

@@ -133,7 +133,9 @@ def claim_elsewhere(path: Path, *, before: str = "", wrapper: Sequence[str] = ()
         "try:\n    StateDir.claim(path)\nexcept ConfigurationError as error:\n    print(error)\nelse:\n    print('mine')\n"
     )
     command = [*wrapper, sys.executable, "-c", program, str(path)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    # as nobody, coverage could not write where it wants to
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE_")}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=environ)
     assert done.stderr == ""
     return done.stdout.rstrip("\n")
 

@@ -23,8 +23,9 @@ import msgspec
 import structlog
 
 from webhookd import errors
+from webhookd.datasource import Datasource
 from webhookd.errors import Rejected, SchemaMismatch, Unavailable
-from webhookd.ingest import examine
+from webhookd.ingest import SchemaCheck, examine
 from webhookd.model import Delivery, Event, Fault, Hook, Verified
 
 MEMORY_LIMIT = 1024**3
@@ -191,29 +192,42 @@ def serve(jobs: BinaryIO, verdicts: BinaryIO, plugins: Plugins) -> None:
     from webhookd.schema import Schemas  # noqa: PLC0415
 
     registry = load(Path(plugins.plugins_dir) if plugins.plugins_dir else None, plugins.load_plugins)
-    schemas = Schemas(registry)
+    schemas = Schemas(registry, checked=True)  # by the daemon, before it began to listen
     verdicts.write(_READY)
     verdicts.flush()
-    while header := jobs.read(_LENGTH.size):
-        job = msgspec.msgpack.decode(jobs.read(_LENGTH.unpack(header)[0]), type=Job)
-        delivery = Delivery(job.headers, jobs.read(job.size), job.received_at, job.hook.hook_url)
+    while resource.getrusage(resource.RUSAGE_SELF).ru_maxrss <= RETIRE_ABOVE:
         try:
-            verdict = Verdict(event=examine(registry.get(job.hook.datasource), schemas, job.hook, Verified(delivery)))
-        except SchemaMismatch as error:
-            faults = tuple(Fault(fault["pointer"], fault["message"]) for fault in error.errors)
-            verdict = Verdict(rejection="SchemaMismatch", detail=error.detail, faults=faults)
-        except Rejected as error:
-            verdict = Verdict(rejection=type(error).__name__, detail=error.detail)
-        except MemoryError:
-            verdict = _out_of(f"the check takes more than {MEMORY_LIMIT // 1024**2} MiB of memory", job.hook)
-        except (Exception, SystemExit):  # noqa: BLE001 - the outermost edge: the daemon logs it as the bug that it is
-            verdict = Verdict(bug=traceback.format_exc())
-        del delivery
-        packed = msgspec.msgpack.encode(verdict)
+            (length,) = _LENGTH.unpack(_exactly(jobs, _LENGTH.size))
+            job = msgspec.msgpack.decode(_exactly(jobs, length), type=Job)
+            body = _exactly(jobs, job.size)
+        except EOFError:
+            return
+        packed = msgspec.msgpack.encode(_judged(registry.get(job.hook.datasource), schemas, job, body))
         verdicts.write(_LENGTH.pack(len(packed)) + packed)
         verdicts.flush()
-        if resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > RETIRE_ABOVE:
-            return
+
+
+def _exactly(jobs: BinaryIO, size: int) -> bytes:
+    """Read so many bytes; raises EOFError where the daemon is gone, maybe in the middle of them."""
+    data = jobs.read(size)
+    if len(data) < size:
+        raise EOFError
+    return data
+
+
+def _judged(source: Datasource, schemas: SchemaCheck, job: Job, body: bytes) -> Verdict:
+    delivery = Delivery(job.headers, body, job.received_at, job.hook.hook_url)
+    try:
+        return Verdict(event=examine(source, schemas, job.hook, Verified(delivery)))
+    except SchemaMismatch as error:
+        faults = tuple(Fault(fault["pointer"], fault["message"]) for fault in error.errors)
+        return Verdict(rejection="SchemaMismatch", detail=error.detail, faults=faults)
+    except Rejected as error:
+        return Verdict(rejection=type(error).__name__, detail=error.detail)
+    except MemoryError:
+        return _out_of(f"the check takes more than {MEMORY_LIMIT // 1024**2} MiB of memory", job.hook)
+    except (Exception, SystemExit):  # noqa: BLE001 - the outermost edge: the daemon logs it as the bug that it is
+        return Verdict(bug=traceback.format_exc())
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -223,7 +237,8 @@ def main(arguments: Sequence[str]) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (limit, hard))
     # systemd's SIGTERM goes to every process of the unit; this one ends with its input, after the daemon
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    with os.fdopen(os.dup(sys.stdout.fileno()), "wb") as verdicts:
+    # a daemon that was killed reads no verdict: that is the end, and no fault
+    with contextlib.suppress(BrokenPipeError), os.fdopen(os.dup(sys.stdout.fileno()), "wb") as verdicts:
         os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a plugin prints is no verdict
         serve(sys.stdin.buffer, verdicts, msgspec.json.decode(arguments[0], type=Plugins))
 
