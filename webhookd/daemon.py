@@ -33,7 +33,7 @@ from webhookd.http_ingest import Intake
 from webhookd.ingest import Ingest
 from webhookd.keys import json_web_tokens
 from webhookd.limits import Budget
-from webhookd.listeners import Listener, inherited, listen
+from webhookd.listeners import Listener, PatientSocket, inherited, listen
 from webhookd.metrics import DeliveryMetrics, Exposition
 from webhookd.model import Message
 from webhookd.ports import HookStore
@@ -228,7 +228,7 @@ def _plugins(settings: Settings) -> Plugins:
 
 def _control_socket(path: Path, stack: contextlib.AsyncExitStack) -> socket.socket:
     with short_socket_path(path) as short:
-        control = bind_unix_socket(short, 0o600)
+        control = PatientSocket.of(bind_unix_socket(short, 0o600))
     stack.callback(path.unlink, missing_ok=True)
     return control
 

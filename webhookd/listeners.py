@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import socket
 import stat
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import structlog
+from tornado.ioloop import IOLoop
 from tornado.netutil import bind_sockets, bind_unix_socket
 
 from webhookd.errors import StartError
@@ -16,6 +20,39 @@ BACKLOG = 4096
 """How many connections may wait to be accepted."""
 UNIX_SOCKET_MODE = 0o666
 """Who may connect to a `unix:` listener is up to the folder that it lies in."""
+EXHAUSTED = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM})
+PAUSE = 0.2
+"""Seconds for which connections wait when there is no descriptor for another one."""
+
+log = structlog.get_logger(__name__)
+
+
+class PatientSocket(socket.socket):
+    """A listening socket that leaves connections waiting when descriptors run out: what is open goes on meanwhile."""
+
+    @classmethod
+    def of(cls, listening: socket.socket) -> PatientSocket:
+        """Take `listening` over."""
+        patient = cls(listening.family, listening.type, listening.proto, listening.detach())
+        patient.setblocking(False)
+        return patient
+
+    def accept(self) -> tuple[socket.socket, Any]:
+        """Accept a connection; with no descriptor left, as if there were none, and again after a pause."""
+        try:
+            return super().accept()
+        except OSError as error:
+            if error.errno not in EXHAUSTED:
+                raise
+            log.warning("no connection can be accepted now: those that come wait", reason=error.strerror)
+            loop = IOLoop.current()
+            loop.update_handler(self, 0)  # or the event loop would spin
+            loop.call_later(PAUSE, self._go_on, loop)
+            raise BlockingIOError from error
+
+    def _go_on(self, loop: IOLoop) -> None:
+        if self.fileno() >= 0:
+            loop.update_handler(self, IOLoop.READ)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,10 +77,11 @@ def listen(address: str, key: str) -> Listener:
         if address.startswith("unix:"):
             path = address.removeprefix("unix:")
             _refuse_other_files(path, key)
-            return Listener([bind_unix_socket(path, UNIX_SOCKET_MODE, BACKLOG)], address)
+            return Listener([PatientSocket.of(bind_unix_socket(path, UNIX_SOCKET_MODE, BACKLOG))], address)
         host, _, port = address.rpartition(":")
         sockets = bind_sockets(int(port), host.strip("[]"), backlog=BACKLOG)
-        return Listener(sockets, url_of(sockets[0]))
+        url = url_of(sockets[0])
+        return Listener([PatientSocket.of(one) for one in sockets], url)
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
         raise StartError(f"cannot listen on {address}: {reason}; free it, or set {key} to another address") from error
@@ -51,7 +89,8 @@ def listen(address: str, key: str) -> Listener:
 
 def inherited(sockets: list[socket.socket]) -> Listener:
     """Return the listener of sockets that systemd has opened."""
-    return Listener(sockets, url_of(sockets[0]))
+    url = url_of(sockets[0])
+    return Listener([PatientSocket.of(one) for one in sockets], url)
 
 
 def url_of(listening: socket.socket) -> str:

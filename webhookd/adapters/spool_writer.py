@@ -57,6 +57,8 @@ class Writer:
         self.now = now
         self._settle: Settle
         self._outcome: Outcome = []
+        self._taken: list[Item] = []
+        """Of which nobody has been told yet what came."""
         self._abandoned: list[int] = []
         self._last_batch = 0
         self._retried = False
@@ -119,7 +121,8 @@ class Writer:
                 self._cycle()
             except Exception as error:
                 log.exception("spool writer")
-                self._suffer(error, [])
+                self._file.abandon(f"internal error: {error}")
+                self._lose(self._taken, "internal error")
                 self._fail_jobs("internal error")
             self._flush()
         self._write_back("TRUNCATE")
@@ -139,7 +142,7 @@ class Writer:
     def _cycle(self) -> None:
         if time.monotonic() >= self._next_tick:
             self._next_tick = time.monotonic() + TICK
-            self._file.tend()
+            self._tend()
             self._attempt(self._look_around)
         if self.expiry.due:
             self._attempt(self._expire)
@@ -168,6 +171,7 @@ class Writer:
         return reason
 
     def _lose(self, items: list[Item], reason: str) -> None:
+        self._taken = []
         blob = self._intake.lost(items, reason)
         if self._file.db is None:
             self._abandoned.clear()  # opening the file again deletes what is unfinished
@@ -194,7 +198,7 @@ class Writer:
     # --- messages ---------------------------------------------------------------------------------------------------
 
     def _append(self, db: SpoolDb) -> None:
-        items = self._intake.gather(db)
+        items = self._taken = self._intake.gather(db)
         body = self._intake.body
         if not items and body is None:
             return
@@ -215,6 +219,7 @@ class Writer:
             self._suffer(error, items)
             return
         self._last_batch = len(items)
+        self._taken = []
         self._outcome += [(item.future, None) for item in self._intake.committed(items)]
 
     def _work(self) -> None:
@@ -266,6 +271,12 @@ class Writer:
     @property
     def _estimate(self) -> int:
         return (2 * self._file.sizes.step + RESERVED_PAGES) * PAGE
+
+    def _tend(self) -> None:
+        try:
+            self._file.tend()
+        except OSError as error:  # too many open files, say: what is open goes on
+            log.warning("spool cannot be looked after", reason=str(error))
 
     def _look_around(self, db: SpoolDb) -> None:
         if self._generation != self._file.generation:
