@@ -72,8 +72,11 @@ def test_unix_sockets(tmp_path):
 
 
 def test_inherited_sockets_are_served_and_a_path_is_left_to_its_owner(tmp_path):
-    with socket.create_server(("127.0.0.1", 0)) as opened:
-        assert inherited([opened]).url == f"http://127.0.0.1:{opened.getsockname()[1]}"
+    opened = socket.create_server(("127.0.0.1", 0))
+    port = opened.getsockname()[1]
+    listener = inherited([opened])
+    assert listener.url == f"http://127.0.0.1:{port}"
+    listener.close()
     path = tmp_path / "web.sock"
     with socket.socket(socket.AF_UNIX) as opened:
         opened.bind(str(path))
