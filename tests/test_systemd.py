@@ -388,6 +388,10 @@ def test_daemon_does_only_what_its_unit_allows(tmp_path: Path) -> None:
     assert {"execve", "accept4", "fsync", "fdatasync"} & made, "the trace is of the daemon"
     as_root = {"fchown"}  # SQLite gives its files the owner of their database, if it is root: the service is not
     assert made - allowed_calls(service["SystemCallFilter"]) <= (as_root if os.geteuid() == 0 else set())
+    assert "webhookd.examiner" in trace.read_text(errors="replace"), "the trace is of the helper process too"
+    outside = {path[1] for line in lines if (path := re.search(r'"/proc/([a-z][\w/]*)"', line))} - {"self"}
+    outside = {path for path in outside if not path.startswith("self/")}
+    assert not outside or "ProcSubset" not in service, f"ProcSubset=pid hides {outside}"
     families = {family[1] for line in lines if (family := re.search(r" socket\((AF_\w+)", line))}
     assert families - set(service["RestrictAddressFamilies"][0].split()) <= {"AF_NETLINK"}  # libc does without it
     executable = [line for line in lines if re.search(r" (mmap|mprotect|pkey_mprotect)\(.*PROT_WRITE\|PROT_EXEC", line)]
@@ -403,4 +407,8 @@ def test_state_directory_may_be_the_link_that_dynamic_users_have(tmp_path: Path)
     del daemon.flags["state_dir"]
     with daemon:
         assert daemon.deliver(daemon.hook(), b"{}").status == 204
+        beside = ["--state-dir", str(tmp_path / "link")]
+        checked = daemon.run("check", *beside, "--jwt-secret-file", daemon.flags["jwt_secret_file"])
+        assert checked.returncode == 0, checked.stdout
+        assert "kept         1" in daemon.run("spool", "status", *beside).stdout
     assert (private / "hooks.db").exists()
