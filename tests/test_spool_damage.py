@@ -7,7 +7,7 @@ from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from structlog.testing import capture_logs
 from test_publishers import MIB, a_message, random_body
@@ -133,6 +133,9 @@ EDIT = st.tuples(
 
 
 @settings(max_examples=50, deadline=None)
+@example([("noise", 0.060546875, 1, 0)])  # a name in the schema
+@example([("zeros", 0.4375, 8192, 0)])  # a leaf of bodies
+@example([("zeros", 0.75, 8192, 0)])  # the middle of a long one
 @given(st.lists(EDIT, min_size=1, max_size=4))
 def test_cut_filled_and_scrambled_files(pristine_file, tmp_path_factory, edits):
     content = bytearray(pristine_file.read_bytes())

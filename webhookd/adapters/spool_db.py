@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple, Self
 
-from webhookd.adapters.spool_disk import file_size
+from webhookd.adapters.spool_disk import allocate, file_size
 from webhookd.adapters.spool_item import Item, LargeBody
 from webhookd.adapters.spool_layout import NUMBER, PAGE, PART_BITS, STATES, UNIT_MIN, Sizes, State
 from webhookd.adapters.spool_ledger import Ledger
@@ -203,7 +203,11 @@ class SpoolDb:
     def shrink(self) -> None:
         """Give the file system back what a large outage took; cheap while little is left in the file."""
         self._db.execute("VACUUM")
-        self.checkpoint("TRUNCATE")
+        self.checkpoint("RESTART")
+
+    def allocate(self) -> bool:
+        """Take the room of the largest WAL, so that no commit needs any; False where the disk has none."""
+        return self._wal.stat().st_size >= self.sizes.wal_max or allocate(self._wal, self.sizes.wal_max)
 
     def size(self) -> int:
         """Return the bytes on disk."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import os
@@ -19,8 +20,15 @@ def free_bytes(folder: Path) -> int:
 
 
 def has_room(folder: Path, size: int) -> bool:
-    """Tell by trying, since quotas and copy-on-write make `free_bytes` a guess."""
-    return Reserve(folder / "probe", size).build(keep=False)
+    """Tell by trying, since quotas and copy-on-write make `free_bytes` a guess; what fails otherwise is not full."""
+    probe = folder / "probe"
+    try:
+        return allocate(probe, size, sync=False)
+    except OSError:
+        return True
+    finally:
+        with contextlib.suppress(OSError):
+            probe.unlink()
 
 
 def file_size(path: Path) -> int:
@@ -29,6 +37,23 @@ def file_size(path: Path) -> int:
         return path.stat().st_size
     except FileNotFoundError:
         return 0
+
+
+def allocate(path: Path, size: int, *, sync: bool = True) -> bool:
+    """Make a file `size` bytes long; False where the disk has no room. Raises OSError for every other fault."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            os.posix_fallocate(descriptor, 0, size)
+            if sync:
+                os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        if error.errno not in NO_ROOM:
+            raise
+        return False
+    return True
 
 
 class Reserve:
@@ -43,31 +68,15 @@ class Reserve:
         """Whether there is something to give free."""
         return file_size(self.path) == self.size
 
-    def build(self, *, keep: bool = True) -> bool:
+    def build(self) -> bool:
         """Take the room, durably; False where the disk has none. Raises OSError for every other fault."""
-        if keep and self.held:
+        if self.held:
             return True
-        try:
-            self._allocate(sync=keep)
-        except OSError as error:
+        if not allocate(self.path, self.size):
             self.release()
-            if error.errno not in NO_ROOM:
-                raise
             return False
-        if keep:
-            sync_directory(self.path.parent)
-        else:
-            self.release()
+        sync_directory(self.path.parent)
         return True
-
-    def _allocate(self, *, sync: bool) -> None:
-        descriptor = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        try:
-            os.posix_fallocate(descriptor, 0, self.size)
-            if sync:
-                os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
 
     def release(self) -> None:
         """Give the room free."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sqlite3
 import threading
 import time
@@ -53,8 +54,8 @@ class SpoolFile:
             self._reserve.release()  # even opening needs some room
             self._reopen()
             self._fail(DISK_FULL)
-        if self.failing is None and not self._reserve.build():
-            self._fail(DISK_FULL)
+        if self.db is not None:
+            self._take_room(self.db)
 
     def close(self) -> None:
         """Let go of the file."""
@@ -73,11 +74,23 @@ class SpoolFile:
         if self.db is None:
             self._reopen()
         if self.db is not None and self.failing in {None, DISK_FULL}:
-            self._restore_reserve()
+            self._take_room(self.db)
         self.damaged = damaged_files(self.path)
 
     def suffer(self, error: BaseException) -> str:
-        """Do what the error of a transaction asks for, and return the reason in words for a log line."""
+        """Do what the error of a transaction asks for, and return the reason in words for a log line; never raises."""
+        try:
+            return self._suffer(error)
+        except (sqlite3.Error, OSError) as another:  # the disk fails in what was to be done about it
+            return self.abandon(f"I/O error: {another}")
+
+    def abandon(self, reason: str) -> str:
+        """Let go of the file until `tend` opens it again."""
+        self.close()
+        self._fail(reason)
+        return reason
+
+    def _suffer(self, error: BaseException) -> str:
         if isinstance(error, sqlite3.DatabaseError) and code_of(error) in DAMAGE:
             self.close()
             self._fail("spool damaged")
@@ -87,22 +100,25 @@ class SpoolFile:
             return self.lack_room()
         if isinstance(error, sqlite3.Error) and code_of(error) == sqlite3.SQLITE_FULL:
             return SPOOL_FULL
-        self.close()
-        kind = "I/O error" if isinstance(error, sqlite3.Error | OSError) else "internal error"
-        self._fail(f"{kind}: {error}")
-        return f"{kind}: {error}"
+        return self.abandon(f"I/O error: {error}")
 
     def lack_room(self) -> str:
-        """Take no message for now, and give the reserve free."""
+        """Take no message for now; write back, with the reserve given free, what has no room of its own yet."""
         self._reserve.release()
         self._fail(DISK_FULL)
+        with contextlib.suppress(sqlite3.Error):  # tried again when the WAL is needed
+            if self.db is not None:
+                self.db.checkpoint("RESTART")
         return DISK_FULL
 
     def _open(self) -> None:
         try:
             self.db = SpoolDb.open(self.path, self.sizes, self.gate)
-        except sqlite3.DatabaseError as error:
-            if code_of(error) not in DAMAGE_AT_OPEN:
+        except (
+            sqlite3.DatabaseError,
+            UnicodeDecodeError,
+        ) as error:  # the latter: a damaged name in SQLite's own message
+            if isinstance(error, sqlite3.DatabaseError) and code_of(error) not in DAMAGE_AT_OPEN:
                 raise
             self._put_aside(error)
             self.db = SpoolDb.open(self.path, self.sizes, self.gate)
@@ -125,8 +141,9 @@ class SpoolFile:
             self.failing = None
             log.info("spool opened again")
 
-    def _restore_reserve(self) -> None:
-        if self._reserve.build() and free_bytes(self.path.parent) >= self.sizes.wal_max:
+    def _take_room(self, db: SpoolDb) -> None:
+        """Take messages only with room for the WAL, for its write-back, and for the day when the disk is full."""
+        if db.allocate() and self._reserve.build() and free_bytes(self.path.parent) >= self.sizes.wal_max:
             if self.failing is not None:
                 log.info("spool takes messages again")
             self.failing = None

@@ -56,10 +56,10 @@ def connect(path: Path, sizes: Sizes) -> sqlite3.Connection:
     db = sqlite3.connect(path, isolation_level=None, timeout=0.2, check_same_thread=False, cached_statements=256)
     try:
         _prepare(db, path, sizes)
+        sync_directory(path.parent)
     except BaseException:
         db.close()
         raise
-    sync_directory(path.parent)
     return db
 
 
