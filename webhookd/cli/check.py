@@ -94,7 +94,7 @@ def _state_dir(settings: Settings) -> str:
         return f"{path} is not there yet; the daemon makes it"
     if not path.is_dir() or not os.access(path, os.R_OK | os.W_OK | os.X_OK):
         raise Faulty(f"{path} is no folder that this user can write to: change its owner, or set state_dir")
-    refuse_wider(path)
+    refuse_wider(path.resolve())  # systemd puts a link there: DynamicUser=
     return f"{path}; {'no daemon runs there' if _daemon(settings) is None else 'a daemon runs there'}"
 
 
@@ -131,7 +131,7 @@ def _broker(settings: Settings) -> str:
         return f"spool: {path} is not there yet; the daemon makes it"
     if fault := _daemon(settings):
         raise Faulty(f"spool: {fault}")
-    damaged = sorted(file.name for file in path.parent.glob("spool.db.corrupt-*") if file.suffix != ".db-wal")
+    damaged = sorted(file.name for file in path.parent.glob("spool.db.corrupt-*") if not file.name.endswith("-wal"))
     if damaged:
         raise Faulty(
             f"spool: {', '.join(damaged)} could not be read and was put aside: save what is in it, or remove it"
@@ -140,9 +140,10 @@ def _broker(settings: Settings) -> str:
 
 
 def _count(path: Path, table: str, version: int) -> int:
-    """Count rows, in a read-only connection that a running daemon does not notice."""
+    """Count rows, in a read-only connection that a running daemon does not notice and that leaves no file behind."""
+    log = path.with_name(f"{path.name}-wal").exists()  # without one nobody writes, and SQLite need not make one
     try:
-        db = sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True)
+        db = sqlite3.connect(f"file:{quote(str(path))}?mode=ro{'' if log else '&immutable=1'}", uri=True)
         try:
             (found,) = db.execute("PRAGMA user_version").fetchone()
             if found != version:

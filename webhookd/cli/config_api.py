@@ -52,8 +52,10 @@ class Answer:
         problem = self.document()
         if not isinstance(problem, dict) or "title" not in problem:
             return f"{self.status} {http.client.responses.get(self.status, '')}: the answer is not webhookd's"
+        detail = str(problem.get("detail", ""))
         faults = [f"{f.get('field', f.get('pointer', '?'))}: {f.get('message')}" for f in problem.get("errors", [])]
-        return f"{self.status} {problem['title']}: {'; '.join([str(problem.get('detail', '')), *faults])}"
+        said = [detail, *(fault for fault in faults if fault not in detail)]
+        return f"{self.status} {problem['title']}: {'; '.join(said)}"
 
 
 def request(
