@@ -177,3 +177,12 @@ def test_set_up_installs_only_what_is_missing(tmp_path: Path) -> None:
     asked = run(*need, "sh:dash", "webhookd-has-no-such:some-package", cwd=tmp_path, PATH=path).splitlines()
     assert asked[-1].startswith("apt-get install ")
     assert asked[-1].endswith(" some-package")
+
+
+def test_set_up_without_a_way_to_root_says_what_to_install(tmp_path: Path) -> None:
+    for name, line in (("apt-get", "exit 0"), ("id", "echo 1000")):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
+        (tmp_path / name).chmod(0o755)
+    need = [shutil.which("sh"), str(ROOT / ".ci" / "need"), "nothing-of-this-name:some-package"]
+    done = subprocess.run(need, env={"PATH": str(tmp_path)}, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, "missing: some-package. As root, run: apt-get install some-package\n")

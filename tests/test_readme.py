@@ -302,6 +302,9 @@ def test_log_fields_are_those_of_a_daemon(tmp_path: Path) -> None:
     assert all(f"`{line['message']}`" in OPERATING for line in told)
     fields = {name for line in told for name in line} - everywhere
     assert fields | {"cause"} == documented  # a cause is what the spool says when it takes nothing
+    (advice,) = re.findall(r"`(printf %s TOKEN [^`]+)`", OPERATING)
+    found = subprocess.check_output(["bash", "-c", advice.replace("TOKEN", signed["token"])], text=True).strip()
+    assert [line["hook"] for line in told if line["event"] == "push"] == [found]
     asked = next(line for line in lines if line["message"] == "config request")
     assert [name for name in asked.keys() - everywhere if f"`{name}`" not in OPERATING] == []
 
