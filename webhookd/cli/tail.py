@@ -58,9 +58,9 @@ def _pages(settings: Settings, tenant: str | None, *, following: bool) -> Iterat
     wanted = Wanted(tenant=tenant, bodies=True)
     if following:
         yield from follow(settings, wanted)
-        return
-    with open_spool(settings) as spool:
-        yield from pages(spool, wanted)
+    else:
+        with open_spool(settings) as spool:
+            yield from pages(spool, wanted)
 
 
 def _key(entry: Entry) -> str:
