@@ -457,6 +457,10 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Answers]]:
             ),
             "400 T: d; /a: m",
         ),
+        (
+            (400, {}, b'{"title": "T", "detail": "f: m", "errors": [{"field": "f", "message": "m"}]}'),
+            "400 T: f: m",  # once, where the detail says it already
+        ),
         ((503, {}, b'{"title": "\\u001b[2Jcleared"}'), "503 \\x1b[2Jcleared:"),
     ],
 )
