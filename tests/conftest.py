@@ -1,6 +1,7 @@
 """Fixtures that every test may use: an event loop of ours for pytest-tornado, and a real daemon."""
 
 import asyncio
+import random
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,12 @@ def kills(request: pytest.FixtureRequest) -> int:
     """Return how many times to kill the daemon."""
     count: int = request.config.getoption("--kills")
     return count
+
+
+@pytest.fixture
+def moments(request: pytest.FixtureRequest) -> random.Random:
+    """Return what to draw moments from."""
+    return random.Random(request.config.getoption("--seed"))
 
 
 @pytest.fixture

@@ -1,109 +1,171 @@
-"""Every 204 has an fsync before it: seen from outside, by the system calls of the daemon."""
+"""Every 204 has an fsync of the spool before it: seen by strace, which also sees a daemon that leaves it out."""
 
 import re
-import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from harness import Daemon, need
+from traffic import Traffic, check_nothing_is_lost, hooks_of, kept
 
-DELIVERIES = 20
-CALL = re.compile(
-    r"^(?P<pid>\d+) (?P<at>\d+\.\d+) (?:(?P<call>\w+)\((?P<rest>.*)|<\.\.\. (?P<resumed>\w+) resumed>(?P<tail>.*))$"
-)
-SYNCS = ("fsync", "fdatasync")
+CALLS = "trace=fsync,fdatasync,recvfrom,sendto,read,write,writev,sendmsg,close"
+CALL = re.compile(r"(?P<pid>\d+) +(?P<time>[\d.]+) (?P<call>\w+)\((?P<rest>.*)")
+RESUMED = re.compile(r"(?P<pid>\d+) +(?P<time>[\d.]+) <\.\.\. (?P<call>\w+) resumed>(?P<rest>.*)")
+FILE = re.compile(r"(?P<fd>\d+)<(?P<name>[^>]*(?:->[^>]*)?)>")
+RESULT = re.compile(r"= (-?\d+)(?: .*)?$")
+SECONDS = re.compile(r" <([\d.]+)>$")
 
-CARELESS = """
-import sys
-from webhookd.adapters import spool_schema
-kept = spool_schema.connect
-def careless(*arguments):
-    db = kept(*arguments)
-    db.execute("PRAGMA synchronous = OFF")
-    return db
-from webhookd.adapters import spool_db
-spool_db.connect = careless
-del sys.argv[0]
+UNSYNCED = """
+import sqlite3, sys
+
+class Unsynced(sqlite3.Connection):
+    def execute(self, statement, *values):
+        if statement.lower().startswith("pragma synchronous"):
+            statement = "PRAGMA synchronous = {mode}"
+        return super().execute(statement, *values)
+
+connect = sqlite3.connect
+sqlite3.connect = lambda *args, **options: connect(*args, factory=Unsynced, **options)
 from webhookd.__main__ import main
-sys.exit(main())
+sys.argv.pop(0)
+main()
 """
+"""A daemon that forgets the fsync: what the checker below must see."""
 
 
-def unsynced(trace: Path) -> list[float]:
-    """Return the times of the 204s that no fsync precedes which began after their request was read.
+@dataclass
+class Call:
+    """One system call: when it began and ended, on which file, with which data and result."""
 
-    The daemon serves one sender here: between the read of a delivery and its answer there must be a whole fsync.
-    """
-    read_at: float | None = None
-    synced = False
-    begun: dict[str, bool] = {}
-    found = []
-    for line in trace.read_text(errors="replace").splitlines():
-        match = CALL.match(line)
-        if match is None:
+    name: str
+    began: float
+    ended: float
+    fd: str
+    file: str
+    data: str
+    result: int
+
+
+def calls(trace: str) -> Iterator[Call]:
+    """Read what `strace -f -ttt -T -yy` wrote."""
+    begun: dict[tuple[str, str], tuple[float, str]] = {}
+    for line in trace.splitlines():
+        if resumed := RESUMED.match(line):
+            found = begun.pop((resumed["pid"], resumed["call"]), None)
+            if found is None:
+                continue
+            began, rest = found[0], found[1] + resumed["rest"]
+        elif not (match := CALL.match(line)):
+            continue  # a signal, an exit
+        elif match["rest"].endswith("<unfinished ...>"):
+            begun[match["pid"], match["call"]] = float(match["time"]), match["rest"].removesuffix("<unfinished ...>")
             continue
-        call, text = match["call"] or match["resumed"], match["rest"] or match["tail"]
-        if "POST /wh/" in text:
-            read_at, synced = float(match["at"]), False
-        if call in SYNCS:
-            if match["call"]:
-                begun[match["pid"]] = read_at is not None
-            if "unfinished" not in text and begun.pop(match["pid"], False) and text.rstrip().endswith("= 0"):
-                synced = True
-        if "HTTP/1.1 204" in text:
-            if not synced:
-                found.append(float(match["at"]))
-            read_at, synced = None, False
-    return found
+        else:
+            resumed = match
+            began, rest = float(match["time"]), match["rest"]
+        seconds, file = SECONDS.search(rest), FILE.match(rest)
+        result = RESULT.search(rest[: seconds.start()] if seconds else rest)
+        if seconds and file and result:
+            ended = began + float(seconds[1])
+            yield Call(resumed["call"], began, ended, file["fd"], file["name"], rest[file.end() :], int(result[1]))
 
 
-def run(folder: Path, command: list[str]) -> list[float]:
-    trace = folder / "trace"
-    calls = "trace=fsync,fdatasync,read,recvfrom,recvmsg,write,sendto,sendmsg"
-    wrapper = [need("strace"), "-f", "-ttt", "-s", "200", "-e", calls, "-o", str(trace), *command]
-    daemon = Daemon(folder, wrapper=wrapper)
-    daemon.start(60)
-    hook = daemon.hook()
-    for _ in range(DELIVERIES):
-        assert daemon.deliver(hook, b"{}").status == 204
+def unsynced_answers(trace: str) -> tuple[int, int]:
+    """Return how many answers 204 there are, and before how many of them no fsync began after its request was read."""
+    read: dict[str, float] = {}
+    synced: list[tuple[float, float]] = []
+    answers = without = 0
+    for call in sorted(calls(trace), key=lambda call: call.ended):
+        if call.name in {"fsync", "fdatasync"} and call.file.endswith("/spool.db-wal") and call.result == 0:
+            synced.append((call.began, call.ended))
+        elif call.name in {"recvfrom", "read"} and call.file.startswith("TCP") and call.result > 0:
+            read[call.fd] = call.ended
+        elif "HTTP/1.1 204" in call.data:
+            answers += 1
+            request = read[call.fd]
+            without += not any(request <= began and ended <= call.began for began, ended in synced[-50:])
+    return answers, without
+
+
+def whole(trace: Path) -> str:
+    """Return what strace wrote, once it has seen the end of the daemon."""
+    for _ in range(1000):
+        text = trace.read_text()
+        if text.endswith("+++ exited with 0 +++\n"):
+            return text
         time.sleep(0.01)
-    # strace does not hand signals on: the daemon is its child
-    children = Path(f"/proc/{daemon.pid}/task/{daemon.pid}/children").read_text().split()
-    subprocess.run(["kill", "-TERM", *children], check=True)
-    daemon.stop(60)
-    assert trace.read_text(errors="replace").count("HTTP/1.1 204") >= DELIVERIES
-    return unsynced(trace)
+    raise AssertionError(text[-500:])
 
 
-def test_every_204_has_an_fsync_before_it(tmp_path):
-    assert run(tmp_path, []) == []
+def traced(folder: Path, *program: str) -> tuple[int, int]:
+    """Run a daemon under load and strace; return what `unsynced_answers` does."""
+    trace = folder / "trace"
+    strace = [need("strace"), "-D", "-f", "-ttt", "-T", "-yy", "-s", "24", "-e", CALLS, "-o", str(trace)]
+    daemon = Daemon(folder, wrapper=[*strace, *program])
+    with daemon:
+        with Traffic(daemon.port, hooks_of(daemon, 6), very_large=0) as traffic:
+            traffic.wait_for("204", 200, 60)
+        assert set(traffic.fates()) == {"204"}
+    check_nothing_is_lost(traffic, list(kept(daemon.state_dir)))
+    answers, without = unsynced_answers(whole(trace))
+    assert answers == traffic.fates()["204"]
+    return answers, without
 
 
-def test_the_checker_finds_a_daemon_that_does_not_sync(tmp_path):
-    script = tmp_path / "careless.py"
-    script.write_text(CARELESS)
-    assert len(run(tmp_path, [sys.executable, str(script)])) == DELIVERIES
+def test_every_204_has_an_fsync_between_its_request_and_its_answer(tmp_path: Path) -> None:
+    answers, without = traced(tmp_path)
+    assert answers >= 200
+    assert without == 0
+
+
+@pytest.mark.parametrize("mode", ["OFF", "NORMAL"])
+def test_a_daemon_without_the_fsync_is_found_out(tmp_path: Path, mode: str) -> None:
+    answers, without = traced(tmp_path, sys.executable, "-c", UNSYNCED.format(mode=mode))
+    assert without > answers * 0.9
+
+
+READ = '1 1.0 recvfrom(9<TCP:[127.0.0.1:1->127.0.0.1:2]>, "POST /wh/a"..., 99, 0) = 9 <0.1>'
+SYNC = "2 {at} fdatasync(5</x/spool.db-wal>) = {result} <0.1>"
+ANSWER = '1 2.0 sendto(9<TCP:[127.0.0.1:1->127.0.0.1:2]>, "HTTP/1.1 204 No Content"..., 99) = 99 <0.1>'
 
 
 @pytest.mark.parametrize(
-    ("lines", "count"),
+    ("lines", "without"),
     [
-        (['1 1.0 recvfrom(9, "POST /wh/a", 9) = 9', "2 1.1 fdatasync(5) = 0", '1 1.2 sendto(9, "HTTP/1.1 204"'], 0),
-        (["2 0.9 fdatasync(5) = 0", '1 1.0 recvfrom(9, "POST /wh/a", 9) = 9', '1 1.2 sendto(9, "HTTP/1.1 204"'], 1),
-        (
-            [
-                "2 0.9 fdatasync(5 <unfinished ...>",
-                '1 1.0 recvfrom(9, "POST /wh/a", 9) = 9',
-                "2 1.1 <... fdatasync resumed>) = 0",
-                '1 1.2 sendto(9, "HTTP/1.1 204"',
-            ],
-            1,
-        ),
-        (['1 1.0 recvfrom(9, "POST /wh/a", 9) = 9', "2 1.1 fsync(5) = -1 EIO", '1 1.2 sendto(9, "HTTP/1.1 204"'], 1),
+        ([READ, SYNC.format(at=1.2, result="0"), ANSWER], 0),
+        ([SYNC.format(at=0.5, result="0"), READ, ANSWER], 1),
+        ([SYNC.format(at=1.05, result="0"), READ, ANSWER], 1),
+        ([READ, SYNC.format(at=1.95, result="0"), ANSWER], 1),
+        ([READ, SYNC.format(at=1.2, result="-1 EIO (Input/output error)"), ANSWER], 1),
+        ([READ, SYNC.format(at=1.2, result="0").replace("-wal", ""), ANSWER], 1),
+        ([READ, SYNC.format(at=1.2, result="0").replace("spool", "hooks"), ANSWER], 1),
+        ([READ, "2 1.2 fdatasync(5</x/spool.db-wal> <unfinished ...>", "2 1.6 <... fdatasync resumed>) = 0 <0.4>", ANSWER], 0),
+        ([READ, "2 1.2 fdatasync(5</x/spool.db-wal> <unfinished ...>", ANSWER, "2 2.1 <... fdatasync resumed>) = 0 <0.9>"], 1),
     ],
-)
-def test_how_the_checker_reads(tmp_path, lines, count):
-    (tmp_path / "trace").write_text("\n".join(lines))
-    assert len(unsynced(tmp_path / "trace")) == count
+)  # fmt: skip
+def test_how_the_checker_reads(lines: list[str], without: int) -> None:
+    assert unsynced_answers("\n".join(lines)) == (1, without)
+
+
+@pytest.mark.parametrize("path", ["-wal", ""])
+def test_a_commit_whose_fsync_failed_is_refused_and_not_believed_later(tmp_path: Path, path: str) -> None:
+    """The disk says EIO, once for the log and for the database: 503, the file is opened anew, and all goes on."""
+    state = tmp_path / "state" / f"spool.db{path}"
+    strace = [need("strace"), "-D", "-f", "-qq", "-o", str(tmp_path / "trace"), "-P", str(state)]
+    inject = ["-e", "trace=fdatasync,fsync", "-e", "inject=fdatasync:error=EIO:when=6..400+13"]
+    flags = {"spool_max_bytes": "1MiB"} if not path else {}
+    daemon = Daemon(tmp_path, wrapper=[*strace, *inject], **flags)
+    with daemon:
+        with Traffic(daemon.port, hooks_of(daemon, 4), very_large=0) as traffic:
+            traffic.wait_for("503", 3, 30)
+            traffic.wait_for("204", 20, 30)
+        daemon.kill()
+        daemon.wrapper = []
+        daemon.start()
+    assert set(traffic.fates()) <= {"204", "503"}
+    assert "(INJECTED)" in (tmp_path / "trace").read_text()
+    assert "disk I/O error" in daemon.log
+    check_nothing_is_lost(traffic, list(kept(daemon.state_dir)))

@@ -12,15 +12,16 @@ SENDERS = 8
 
 
 @pytest.mark.timeout(1800)
-def test_nothing_answered_is_lost_by_kills_at_random_moments(tmp_path: Path, kills: int) -> None:
+def test_nothing_answered_is_lost_by_kills_at_random_moments(
+    tmp_path: Path, kills: int, moments: random.Random
+) -> None:
     """A kill counts when it cut off a delivery that was in work."""
-    rng = random.Random(20260724)
     daemon = Daemon(tmp_path)
     counted = idle = 0
     with daemon, Traffic(daemon.port, hooks_of(daemon, SENDERS), "kills", very_large=0.01) as traffic:
         while counted < kills:
             traffic.wait_for("204", 1)
-            time.sleep(rng.uniform(0, 0.1) if rng.random() < 0.8 else rng.uniform(0.4, 0.8))
+            time.sleep(moments.uniform(0, 0.1) if moments.random() < 0.8 else moments.uniform(0.4, 0.8))
             before = traffic.fates()["cut"]
             daemon.kill()
             time.sleep(0.02)  # until the senders have noticed
