@@ -14,7 +14,8 @@ import pytest
 from harness import WEBHOOKD, Daemon
 
 from webhookd import Datasource, hmac_sha256
-from webhookd.registry import Registry
+from webhookd.errors import ConfigurationError
+from webhookd.registry import Registry, load
 from webhookd.schema import Schemas
 from webhookd.testing import check_datasource
 
@@ -177,6 +178,36 @@ def test_the_events_of_the_tutorial_keep_the_contract(lesson):
 
     check_datasource(Gitea())
     assert Schemas(Registry([("tutorial 1.0", Gitea())])).has("gitea", "push")
+
+
+MISTAKES = {
+    "unknown hook 'register_datasource'": ("def register_datasources", "def register_datasource"),
+    "has no hook": ("@webhookd.hookimpl\n", ""),
+    "it must return a list of datasources": ("return [Gitea()]", "[Gitea()]"),
+    "return an instance": ("[Gitea()]", "[Gitea]"),
+    "must have both signs = True and a verify_signature() of its own, or neither": ("    signs = True\n", ""),
+    "is registered by": ('"gitea"', '"github"'),
+    "cannot be imported": ("import webhookd\n", "import webhookd\nimport gitea_of_another_machine\n"),
+    "is not local": (
+        "    signs = True\n",
+        '    signs = True\n    events = {"push": webhookd.EventType(schema={"$ref": "https://engine.example/push"})}\n',
+    ),
+}
+
+
+def test_the_tutorial_lists_the_mistakes():
+    assert re.findall(r"^- `(.*?)`:", TUTORIAL.partition("## What may go wrong")[2], re.MULTILINE) == list(MISTAKES)
+
+
+@pytest.mark.parametrize("said", MISTAKES)
+def test_a_mistake_is_said_as_the_tutorial_quotes_it(said, lesson, tmp_path):
+    right, wrong = MISTAKES[said]
+    text = (lesson / "gitea.py").read_text()
+    assert right in text
+    (tmp_path / "gitea.py").write_text(text.replace(right, wrong))
+    with pytest.raises(ConfigurationError, match=re.escape(said)) as stop:
+        Schemas(load(tmp_path))
+    assert str(tmp_path / "gitea.py") in str(stop.value)
 
 
 def test_the_metadata_of_the_tutorial_is_that_of_the_example():

@@ -182,8 +182,9 @@ def test_the_header_of_circleci_goes_before_the_body():
     assert REGISTRY.get("circleci").event_type(Verified(delivery)) == "job-completed"
 
 
-def test_an_empty_header_names_nothing():
-    delivery = Verified(Delivery(headers={"x-github-event": "", "x-github-delivery": ""}, body=b"{}", received_at=0))
+@pytest.mark.parametrize("headers", [{}, {"x-github-event": "", "x-github-delivery": ""}])
+def test_a_missing_or_empty_header_names_nothing(headers):
+    delivery = Verified(Delivery(headers=headers, body=b'{"type":"push","id":"a"}', received_at=0))
     github = REGISTRY.get("github")
     assert (github.event_type(delivery), github.delivery_id(delivery)) == (None, None)
 

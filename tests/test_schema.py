@@ -111,7 +111,7 @@ REFUSED = {
     "not a type": ({"type": "thing"}, "'thing'"),
     "a type that is no text": ({"properties": {"a": {"type": 7}}}, "properties.a"),
     "a pattern that is none": ({"pattern": "("}, "regex"),
-    "a pattern that can explode": ({"pattern": "(?=a)b"}, "regex"),
+    "a pattern that can explode": ({"items": {"pattern": "(?=a)b"}}, r"\"regex\" at /items/pattern; mend or remove it"),
     "a remote $ref": ({"$ref": "http://127.0.0.1/x"}, r'\$ref "http://127.0.0.1/x" is not local'),
     "a file": ({"properties": {"a": {"$ref": "file:///etc/passwd"}}}, "is not local"),
     "a relative $ref": ({"$id": "http://a.example/", "$ref": "b"}, "is not local"),

@@ -108,11 +108,13 @@ def compiled(schema: Mapping[str, Any], *, trusted: bool) -> jsonschema_rs.Draft
         _check_with_jsonschema(own)
     try:
         jsonschema_rs.meta.validate(own)
+        # `mask` stands where a message would quote the value at fault: no body gets into an answer, log or header.
         return jsonschema_rs.Draft202012Validator(
             own, retriever=_retrieve_nothing, pattern_options=jsonschema_rs.RegexOptions(), mask="the value"
         )
     except jsonschema_rs.ValidationError as error:
-        raise ValueError(_short(error.message)) from None
+        fault = _fault(error)
+        raise ValueError(f"{fault.message} at {fault.pointer or 'its root'}") from None
 
 
 def _check_with_jsonschema(schema: dict[str, Any]) -> None:
