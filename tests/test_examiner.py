@@ -232,3 +232,15 @@ def test_a_daemon_that_is_killed_leaves_no_traceback(tmp_path):
             child.stdin.write(sent)
             child.stdin.close()
             assert child.stderr.read() == b""
+
+
+def test_one_is_as_good_when_its_daemon_has_grown_large(plugins):
+    async def scenario(examiner):
+        ballast = bytearray(400 * 1024 * 1024)
+        ballast[::4096] = bytes(len(ballast[::4096]))
+        first = await examiner.examine(hook(), delivery())
+        pid = examiner._process.pid
+        assert await examiner.examine(hook(), delivery()) == first
+        assert examiner._process.pid == pid
+
+    run(plugins, scenario)

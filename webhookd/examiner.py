@@ -195,7 +195,7 @@ def serve(jobs: BinaryIO, verdicts: BinaryIO, plugins: Plugins) -> None:
     schemas = Schemas(registry, checked=True)  # by the daemon, before it began to listen
     verdicts.write(_READY)
     verdicts.flush()
-    while resource.getrusage(resource.RUSAGE_SELF).ru_maxrss <= RETIRE_ABOVE:
+    while _peak_memory() <= RETIRE_ABOVE:
         try:
             (length,) = _LENGTH.unpack(_exactly(jobs, _LENGTH.size))
             job = msgspec.msgpack.decode(_exactly(jobs, length), type=Job)
@@ -205,6 +205,15 @@ def serve(jobs: BinaryIO, verdicts: BinaryIO, plugins: Plugins) -> None:
         packed = msgspec.msgpack.encode(_judged(registry.get(job.hook.datasource), schemas, job, body))
         verdicts.write(_LENGTH.pack(len(packed)) + packed)
         verdicts.flush()
+
+
+def _peak_memory() -> int:
+    """Return the most memory that this process has had, in KiB (proc(5)).
+
+    getrusage's ru_maxrss would begin with that of the daemon, which it is passed on from at fork and exec.
+    """
+    status = Path("/proc/self/status").read_text(encoding="ascii")
+    return int(status.partition("VmHWM:")[2].split(maxsplit=1)[0])
 
 
 def _exactly(jobs: BinaryIO, size: int) -> bytes:
