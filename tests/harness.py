@@ -83,7 +83,9 @@ class Daemon:
             **flags,
         }
         self.wrapper = list(wrapper)
-        self.environ = {k: v for k, v in os.environ.items() if not k.startswith("WEBHOOKD_")} | dict(environ or {})
+        # PYTHONUNBUFFERED hides what is kept back; whoever runs the daemon may not have it
+        kept = {k: v for k, v in os.environ.items() if not k.startswith("WEBHOOKD_") and k != "PYTHONUNBUFFERED"}
+        self.environ = kept | dict(environ or {})
         self.process: subprocess.Popen[bytes] | None = None
         self.canaries = {KEY}
         """What must never be in the log: keys, tokens, secrets and bodies."""

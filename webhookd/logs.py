@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import logging
 import queue
 import sys
@@ -74,11 +75,24 @@ class NonBlockingHandler(logging.Handler):
                 continue  # the reader is gone; the daemon's work goes on
 
 
-def configure(level: str, form: str, stream: TextIO = sys.stderr) -> NonBlockingHandler:
+def _unbuffered(stream: TextIO) -> TextIO:
+    """Return a way to write to the same place that keeps nothing back.
+
+    What standard error has in its buffer is flushed when the interpreter ends: where nobody reads, it would never end.
+    """
+    try:
+        raw = io.FileIO(stream.fileno(), "w", closefd=False)
+    except OSError:  # it is no file
+        return stream
+    return io.TextIOWrapper(raw, stream.encoding, "backslashreplace", write_through=True)
+
+
+def configure(level: str, form: str, stream: TextIO | None = None) -> NonBlockingHandler:
     """Set up logging for this process: `form` is `text`, `json` or `auto` (text on a terminal, else JSON lines).
 
-    Returns the handler, for its `finish`.
+    Lines go to standard error where no other stream is given. Returns the handler, for its `finish`.
     """
+    stream = stream or _unbuffered(sys.stderr)
     terminal = stream.isatty()
     shared: list[structlog.typing.Processor] = [
         structlog.stdlib.add_log_level,
@@ -87,15 +101,6 @@ def configure(level: str, form: str, stream: TextIO = sys.stderr) -> NonBlocking
         structlog.stdlib.PositionalArgumentsFormatter(),
         _with_exception,
     ]
-    renderer: list[structlog.typing.Processor]
-    if form == "text" or (form == "auto" and terminal):
-        renderer = [
-            structlog.dev.ConsoleRenderer(
-                colors=terminal, exception_formatter=structlog.dev.plain_traceback, event_key="message"
-            ),
-        ]
-    else:
-        renderer = [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),
@@ -106,7 +111,7 @@ def configure(level: str, form: str, stream: TextIO = sys.stderr) -> NonBlocking
     remove_meta = structlog.stdlib.ProcessorFormatter.remove_processors_meta
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared, processors=[remove_meta, _rename, _in_order, *renderer]
+            foreign_pre_chain=shared, processors=[remove_meta, _rename, _in_order, *_renderer(form, terminal)]
         )
     )
     root = logging.getLogger()
@@ -117,6 +122,13 @@ def configure(level: str, form: str, stream: TextIO = sys.stderr) -> NonBlocking
     for name in ("tornado.access", "tornado.general", "tornado.application"):
         logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
     return handler
+
+
+def _renderer(form: str, terminal: bool) -> list[structlog.typing.Processor]:
+    if form == "text" or (form == "auto" and terminal):
+        plain = structlog.dev.plain_traceback
+        return [structlog.dev.ConsoleRenderer(colors=terminal, exception_formatter=plain, event_key="message")]
+    return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
 
 
 def hook_id(token: str) -> str:
