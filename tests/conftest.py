@@ -1,6 +1,7 @@
 """Fixtures that every test may use: an event loop of ours for pytest-tornado, and a real daemon."""
 
 import asyncio
+import os
 import random
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +28,17 @@ def kills(request: pytest.FixtureRequest) -> int:
 def moments(request: pytest.FixtureRequest) -> random.Random:
     """Return what to draw moments from."""
     return random.Random(request.config.getoption("--seed"))
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Run in a folder of its own, without settings from outside."""
+    monkeypatch.chdir(tmp_path)
+    for name in [name for name in os.environ if name.startswith("WEBHOOKD_")]:
+        monkeypatch.delenv(name)
+    before = os.umask(0o022)
+    yield
+    os.umask(before)
 
 
 @pytest.fixture

@@ -26,13 +26,7 @@ from webhookd.cli.root import COMMANDS
 from webhookd.settings import KEYS
 from webhookd.version import __version__
 
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path, monkeypatch):
-    """Run in a folder of its own, without settings from outside."""
-    monkeypatch.chdir(tmp_path)
-    for name in [name for name in os.environ if name.startswith("WEBHOOKD_")]:
-        monkeypatch.delenv(name)
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 def families() -> Iterator[tuple[str, ...]]:

@@ -24,16 +24,7 @@ from webhookd.model import Message
 from webhookd.settings import Settings
 from webhookd.statedir import StateDir
 
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path, monkeypatch):
-    """Run in a folder of its own, without settings from outside."""
-    monkeypatch.chdir(tmp_path)
-    for name in [name for name in os.environ if name.startswith("WEBHOOKD_")]:
-        monkeypatch.delenv(name)
-    before = os.umask(0o022)
-    yield
-    os.umask(before)
+pytestmark = pytest.mark.usefixtures("elsewhere")
 
 
 # --- dev -------------------------------------------------------------------------------------------------------------

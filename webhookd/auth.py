@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -14,6 +13,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from cryptography.x509 import load_pem_x509_certificate
 
 from webhookd.errors import ConfigurationError, Forbidden, Unauthenticated
+from webhookd.model import NAME
 
 MAX_AUTHORIZATION = 8 * 1024
 """The longest Authorization header, in bytes, that is looked at."""
@@ -23,9 +23,7 @@ LEEWAY = 60
 HMAC_ALGORITHMS = ("HS256", "HS384", "HS512")
 RSA_ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
 _CURVE_ALGORITHMS = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512", "secp256k1": "ES256K"}
-ALGORITHMS = (*HMAC_ALGORITHMS, *RSA_ALGORITHMS, *_CURVE_ALGORITHMS.values(), "EdDSA")
 
-_TENANT = re.compile(r"[A-Za-z0-9_-]{1,64}")
 SHORTEST_SECRET = 32
 """How many bytes a key for HS256 should have at least (RFC 7518, section 3.2)."""
 
@@ -170,7 +168,7 @@ def tenant_of(claim: Any) -> Caller:
         raise Forbidden("the bearer token names no tenant")
     is_int = isinstance(claim, int) and not isinstance(claim, bool)
     text = str(claim) if is_int else claim
-    if not isinstance(text, str) or not _TENANT.fullmatch(text):
+    if not isinstance(text, str) or not NAME.fullmatch(text):
         raise Forbidden("the bearer token's tenant is no integer or string of 1 to 64 letters, digits, `_` or `-`")
     return Caller(text, is_int)
 

@@ -17,15 +17,13 @@ from webhookd.auth import Caller
 from webhookd.datasource import Datasource
 from webhookd.errors import InvalidInput
 from webhookd.ingest import Datasources, SchemaCheck
-from webhookd.model import MAX_SECRETS, Hook, OnMismatch, Secret, Validation
+from webhookd.model import EVENT_NAME, MAX_SECRETS, NAME, Hook, OnMismatch, Secret, Validation
 from webhookd.tsfield import parse as parse_ts_field
 
 ORIGIN_HEADER = "X-ORIG-SERVER"
 MAX_HOST = 253
 """The longest host name, in characters (RFC 1035, section 2.3.4, less the length octets)."""
 
-_DATASOURCE = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_EVENT = re.compile(r"[A-Za-z0-9_.:-]{1,100}")
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 _HOST_PORT = re.compile(r"(\[[^\]]*\]|[^:\[\]]*)(?::([0-9]{1,5}))?")
@@ -105,9 +103,9 @@ def _wish(document: Mapping[str, Any], faults: _Faults) -> Wish | None:
 
 
 def _check_form(texts: Mapping[str, str], faults: _Faults) -> None:
-    if "datasource" in texts and not _DATASOURCE.fullmatch(texts["datasource"]):
+    if "datasource" in texts and not NAME.fullmatch(texts["datasource"]):
         faults.add("datasource", "must be 1 to 64 letters, digits, `_` or `-`")
-    if "event" in texts and not _EVENT.fullmatch(texts["event"]):
+    if "event" in texts and not EVENT_NAME.fullmatch(texts["event"]):
         faults.add("event", "must be 1 to 100 letters, digits, `_`, `.`, `:` or `-`")
     if texts.get("tsField"):
         try:

@@ -11,9 +11,7 @@ import msgspec
 from tornado import web
 
 from webhookd.adapters.spool import Spool, SpoolError
-from webhookd.control_protocol import Condition, Wanted, page_of, short_socket_path
-
-__all__ = ["control_app", "short_socket_path"]
+from webhookd.control_protocol import Condition, Wanted, page_of
 
 MAX_WAIT = 60.0
 """How long, in seconds, a request may wait for the next message."""

@@ -19,12 +19,14 @@ from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_unix_socket
 
 from webhookd import logs, sdnotify
-from webhookd.adapters.spool import Spool, SpoolError
+from webhookd.adapters.spool import Spool
 from webhookd.adapters.sqlite import SqliteStore
 from webhookd.auth import Bearer
-from webhookd.control import control_app, short_socket_path
-from webhookd.errors import StartError, StoreError
+from webhookd.control import control_app
+from webhookd.control_protocol import short_socket_path
+from webhookd.errors import StoreError
 from webhookd.examiner import Examiner, Plugins
+from webhookd.forms import sqlite_path
 from webhookd.hooks import HookTable
 from webhookd.http_admin import admin_app
 from webhookd.http_config import TenantHooks, config_app
@@ -130,7 +132,13 @@ class Daemon:
         statedir = stack.enter_context(StateDir.claim(settings.state_dir))
         table = HookTable()
         share = _share(settings, table)
-        spool = await _open_spool(settings, statedir, share)
+        spool = await Spool.open(
+            statedir.spool_db,
+            max_bytes=settings.spool_max_bytes,
+            retention=settings.spool_retention,
+            keep=settings.broker == "spool:",
+            share=share,
+        )
         stack.push_async_callback(spool.close)
         store = _store(settings)
         stack.push_async_callback(store.close)
@@ -205,21 +213,8 @@ def _share(settings: Settings, table: HookTable) -> Callable[[], float]:
     return share
 
 
-async def _open_spool(settings: Settings, statedir: StateDir, share: Callable[[], float]) -> Spool:
-    try:
-        return await Spool.open(
-            statedir.spool_db,
-            max_bytes=settings.spool_max_bytes,
-            retention=settings.spool_retention,
-            keep=settings.broker == "spool:",
-            share=share,
-        )
-    except SpoolError as error:
-        raise StartError(str(error)) from error
-
-
 def _store(settings: Settings) -> HookStore:
-    return SqliteStore(Path(settings.store.removeprefix("sqlite://")))
+    return SqliteStore(sqlite_path(settings.store))
 
 
 def _plugins(settings: Settings) -> Plugins:

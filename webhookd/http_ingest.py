@@ -8,12 +8,13 @@ import time
 from asyncio import Future
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 import structlog
 import uuid_utils
 from tornado import httputil
 
-from webhookd.body import content_encoding, inflate
+from webhookd.body import Encoding, content_encoding, inflate
 from webhookd.errors import (
     BodyTooLarge,
     HooksNotCurrent,
@@ -92,7 +93,6 @@ class DeliveryExchange(Exchange):
         self._headers: Mapping[str, str] = {}
         self._chunks: list[bytes] = []
         self._size = 0
-        self._message: Message | None = None
         self._task: asyncio.Task[None] | None = None
 
     # --- the request, as it arrives --------------------------------------------------------------------------------
@@ -138,14 +138,15 @@ class DeliveryExchange(Exchange):
         body = self._body()
         delivery = Delivery(self._headers, body, time.time_ns() // 1_000_000, hook.hook_url)
         encoding = content_encoding(self._headers.get("content-encoding"))
-        if encoding is None and len(body) <= (LARGE_SCHEMA_BODY if hook.validation != "off" else LARGE_BODY):
+        if encoding is None and not _is_large(hook, body):
             try:
                 verified = self._intake.ingest.verify(hook, delivery)
                 self._publish(hook, self._intake.ingest.examine(hook, verified), verified)
             except (Exception, SystemExit) as error:  # noqa: BLE001 - the outermost edge; no plugin ends the daemon
                 self._fail(error)
             return
-        self._task = asyncio.get_running_loop().create_task(self._end_slowly(hook, delivery))  # kept: the loop does not
+        slowly = self._end_slowly(hook, delivery, encoding)
+        self._task = asyncio.get_running_loop().create_task(slowly)  # kept: the loop does not
 
     def _body(self) -> bytes:
         if len(self._chunks) == 1:
@@ -156,7 +157,7 @@ class DeliveryExchange(Exchange):
         self._chunks.clear()
         return buffer.getvalue()
 
-    async def _end_slowly(self, hook: Hook, delivery: Delivery) -> None:
+    async def _end_slowly(self, hook: Hook, delivery: Delivery, encoding: Encoding | None) -> None:
         """Do what `end` does for a body that is large or compressed, without holding the event loop."""
         intake = self._intake
         try:
@@ -165,8 +166,9 @@ class DeliveryExchange(Exchange):
             else:
                 verified = intake.ingest.verify(hook, delivery)
             del delivery  # the body as sent is let go once it is inflated
-            verified = await self._inflated(verified)
-            if len(verified.body) > (LARGE_SCHEMA_BODY if hook.validation != "off" else LARGE_BODY):
+            if encoding is not None:
+                verified = await self._inflated(verified, encoding)
+            if _is_large(hook, verified.body):
                 event = await intake.examiner.examine(hook, verified)
             else:
                 event = intake.ingest.examine(hook, verified)
@@ -174,10 +176,7 @@ class DeliveryExchange(Exchange):
         except (Exception, SystemExit) as error:  # noqa: BLE001 - as above
             self._fail(error)
 
-    async def _inflated(self, verified: Verified) -> Verified:
-        encoding = content_encoding(verified.headers.get("content-encoding"))
-        if encoding is None:
-            return verified
+    async def _inflated(self, verified: Verified, encoding: Encoding) -> Verified:
         intake, ticket = self._intake, self._ticket
         buffer = io.BytesIO()
         steps = inflate(verified.body, encoding)
@@ -204,13 +203,10 @@ class DeliveryExchange(Exchange):
             self._accept("ignored", hook, event.ignored)
             return
         receipt = str(uuid_utils.uuid7())
-        self._message = self._intake.ingest.compose(hook, event, verified, receipt)
-        self._intake.publisher.publish(self._message).add_done_callback(self._published)
+        message = self._intake.ingest.compose(hook, event, verified, receipt)
+        self._intake.publisher.publish(message).add_done_callback(partial(self._published, hook, message))
 
-    def _published(self, durable: Future[None]) -> None:
-        message, hook = self._message, self._hook
-        if message is None or hook is None:
-            return
+    def _published(self, hook: Hook, message: Message, durable: Future[None]) -> None:
         if durable.cancelled():
             self._fail(Unpublished("the publisher let go of the message"))
         elif (error := durable.exception()) is not None:
@@ -283,3 +279,8 @@ class DeliveryExchange(Exchange):
         self._intake.leave(self)
         if self._ticket is not None:
             self._ticket.release()
+
+
+def _is_large(hook: Hook, body: bytes) -> bool:
+    """Whether reading `body` would hold the event loop for too long."""
+    return len(body) > (LARGE_BODY if hook.validation == "off" else LARGE_SCHEMA_BODY)

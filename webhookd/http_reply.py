@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
 from tornado import httputil
@@ -14,7 +15,7 @@ DRAIN_SECONDS = 30.0
 """How long the rest of a refused body is thrown away, so that a sender that writes on still reads its answer."""
 
 
-class Exchange(httputil.HTTPMessageDelegate):
+class Exchange(httputil.HTTPMessageDelegate, ABC):
     """Takes a request in parts and answers it once, at any time; what comes of the body after the answer is dropped.
 
     Subclasses say what happens in `begin`, `part`, `end` and `closed`. It asks nothing of the connection but
@@ -35,21 +36,21 @@ class Exchange(httputil.HTTPMessageDelegate):
 
     # --- for subclasses --------------------------------------------------------------------------------------------
 
+    @abstractmethod
     def begin(self, start_line: httputil.RequestStartLine, headers: httputil.HTTPHeaders, length: int | None) -> None:
         """Take the head of the request; `length` is the body's, None where it is not told."""
-        raise NotImplementedError
 
+    @abstractmethod
     def part(self, chunk: bytes) -> None:
         """Take the next bytes of the body."""
-        raise NotImplementedError
 
+    @abstractmethod
     def end(self) -> None:
         """Take note that the body is complete."""
-        raise NotImplementedError
 
+    @abstractmethod
     def closed(self) -> None:
         """Take note that the connection was closed before the request was complete."""
-        raise NotImplementedError
 
     def reply_problem(self, error: Rejected) -> None:
         """Answer with a refusal."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NewType
@@ -12,6 +13,10 @@ Validation = Literal["off", "report", "enforce"]
 OnMismatch = Literal["publish", "ignore", "reject"]
 HeaderValue = str | int
 
+NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
+"""What a tenant or a datasource can be called: a segment of the routing key."""
+EVENT_NAME = re.compile(r"[A-Za-z0-9_.:-]{1,100}")
+"""What an event can be called."""
 VALIDATIONS: tuple[Validation, ...] = ("off", "report", "enforce")
 ON_MISMATCH: tuple[OnMismatch, ...] = ("publish", "ignore", "reject")
 MAX_SECRETS = 3

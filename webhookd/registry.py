@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from importlib.machinery import ModuleSpec, SourceFileLoader
@@ -18,12 +17,11 @@ from webhookd import hookspecs, tsfield
 from webhookd.datasource import Datasource, EventType
 from webhookd.errors import ConfigurationError
 from webhookd.generic import Generic
+from webhookd.model import EVENT_NAME, NAME
 from webhookd.version import __version__
 
 _OWN = "webhookd"
 """The distribution whose plugins are the built-in ones."""
-_NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
-_EVENT = re.compile(r"[A-Za-z0-9_.:-]{1,100}")
 _MAX_TITLE = 100
 _MAX_CAUSE = 300
 
@@ -177,8 +175,8 @@ def contract_faults(datasource: Any) -> Iterator[str]:
     if not isinstance(datasource, Datasource):
         yield f"register_datasources() returned {_cause(datasource)}; return instances of webhookd.Datasource"
     kind, name, title = type(datasource), datasource.name, datasource.title
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        yield f"{kind.__name__}.name is {_cause(name)}; it must match {_NAME.pattern}"
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        yield f"{kind.__name__}.name is {_cause(name)}; it must match {NAME.pattern}"
     if not isinstance(title, str) or not title.isprintable() or not 0 < len(title) <= _MAX_TITLE:
         yield f"{kind.__name__}.title is {_cause(title)}; it must be one line of 1 to {_MAX_TITLE} characters"
     if kind.verify is not Datasource.verify:
@@ -194,8 +192,8 @@ def contract_faults(datasource: Any) -> Iterator[str]:
 
 
 def _event_faults(event: Any, known: Any) -> Iterator[str]:
-    if not isinstance(event, str) or not _EVENT.fullmatch(event):
-        yield f"has a bad name; it must match {_EVENT.pattern}"
+    if not isinstance(event, str) or not EVENT_NAME.fullmatch(event):
+        yield f"has a bad name; it must match {EVENT_NAME.pattern}"
     if not isinstance(known, EventType):
         yield f"is {_cause(known)}; it must be a webhookd.EventType"
     if not isinstance(known.schema, Mapping | None):

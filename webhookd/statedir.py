@@ -11,6 +11,8 @@ from typing import Self
 
 from webhookd.errors import ConfigurationError, StateDirInUse
 
+HOOKS_DB, SPOOL_DB, CONTROL_SOCKET = "hooks.db", "spool.db", "control.sock"
+"""What the things in it are called, also for who looks in without owning it."""
 WIDER = stat.S_IRWXG | stat.S_IRWXO
 """The permission bits that nothing in the state directory may have."""
 
@@ -20,9 +22,9 @@ class StateDir:
 
     def __init__(self, path: Path, lock: int) -> None:
         self.path = path
-        self.hooks_db = path / "hooks.db"
-        self.spool_db = path / "spool.db"
-        self.control_socket = path / "control.sock"
+        self.hooks_db = path / HOOKS_DB
+        self.spool_db = path / SPOOL_DB
+        self.control_socket = path / CONTROL_SOCKET
         self._lock: int | None = lock
 
     @classmethod

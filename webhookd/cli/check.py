@@ -16,6 +16,7 @@ from webhookd.cli.output import json_option, printable, show, show_json
 from webhookd.errors import ConfigurationError
 from webhookd.forms import sqlite_path
 from webhookd.settings import Settings, check_tokens, unsupported
+from webhookd.statedir import CONTROL_SOCKET, SPOOL_DB, refuse_wider
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +85,6 @@ def _findings(config: Path | None, flags: dict[str, str | None]) -> Iterator[Fin
 
 
 def _state_dir(settings: Settings) -> str:
-    from webhookd.statedir import refuse_wider  # noqa: PLC0415 - see check
-
     path = settings.state_dir
     if not path.exists():
         parent = next(folder for folder in path.parents if folder.exists())
@@ -103,7 +102,7 @@ def _daemon(settings: Settings) -> str | None:
     from webhookd.control_client import ControlError, DaemonSpool, NoDaemonError  # noqa: PLC0415 - see check
 
     try:
-        stats = DaemonSpool(settings.state_dir / "control.sock").stats()
+        stats = DaemonSpool(settings.state_dir / CONTROL_SOCKET).stats()
     except NoDaemonError:
         return None
     except ControlError as error:
@@ -124,15 +123,15 @@ def _store(settings: Settings) -> str:
 
 
 def _broker(settings: Settings) -> str:
-    from webhookd.adapters.spool_schema import VERSION  # noqa: PLC0415 - see check
+    from webhookd.adapters.spool_disk import damaged_files  # noqa: PLC0415 - see check
+    from webhookd.adapters.spool_schema import VERSION  # noqa: PLC0415
 
-    path = settings.state_dir / "spool.db"
+    path = settings.state_dir / SPOOL_DB
     if not path.exists():
         return f"spool: {path} is not there yet; the daemon makes it"
     if fault := _daemon(settings):
         raise Faulty(f"spool: {fault}")
-    damaged = sorted(file.name for file in path.parent.glob("spool.db.corrupt-*") if not file.name.endswith("-wal"))
-    if damaged:
+    if damaged := damaged_files(path):
         raise Faulty(
             f"spool: {', '.join(damaged)} could not be read and was put aside: save what is in it, or remove it"
         )

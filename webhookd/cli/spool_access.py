@@ -18,7 +18,7 @@ from webhookd.control_protocol import Condition, Page, Wanted, page_of
 from webhookd.errors import StateDirInUse
 from webhookd.forms import CENTURY
 from webhookd.settings import Settings
-from webhookd.statedir import StateDir
+from webhookd.statedir import CONTROL_SOCKET, SPOOL_DB, StateDir
 
 if TYPE_CHECKING:
     from webhookd.adapters.spool import Spool
@@ -110,12 +110,12 @@ def follow(settings: Settings, wanted: Wanted) -> Iterator[Page]:
     """
     after = wanted.after
     _refuse_no_directory(settings.state_dir)
-    if (settings.state_dir / "spool.db").exists():
+    if (settings.state_dir / SPOOL_DB).exists():
         with open_spool(settings) as spool:
             for page in pages(spool, wanted):
                 yield page
                 after = page.after
-    daemon = DaemonSpool(settings.state_dir / "control.sock")
+    daemon = DaemonSpool(settings.state_dir / CONTROL_SOCKET)
     told = ""
     while True:
         try:
@@ -144,7 +144,7 @@ def _opened(settings: Settings, stack: ExitStack) -> SpoolAccess:
     """Return the daemon's spool, or our own, which `stack` closes."""
     deadline = time.monotonic() + PATIENCE
     while True:
-        daemon = DaemonSpool(settings.state_dir / "control.sock")
+        daemon = DaemonSpool(settings.state_dir / CONTROL_SOCKET)
         try:
             daemon.stats()
         except NoDaemonError:
@@ -161,7 +161,7 @@ def _opened(settings: Settings, stack: ExitStack) -> SpoolAccess:
 
 def _own(settings: Settings, stack: ExitStack) -> OwnSpool:
     """Open the spool in this process. Nothing expires meanwhile: only the daemon's own settings say what may."""
-    if not (settings.state_dir / "spool.db").exists():
+    if not (settings.state_dir / SPOOL_DB).exists():
         raise Failure(f"there is no spool in {settings.state_dir}: name the daemon's state directory with --state-dir")
     from webhookd import logs  # noqa: PLC0415 - only now is it needed
     from webhookd.adapters.spool import Spool, SpoolError  # noqa: PLC0415 - see above

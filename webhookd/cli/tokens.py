@@ -7,12 +7,12 @@ import warnings
 
 import click
 
-TENANT = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
+from webhookd.model import NAME
 
 
 def checked_tenant(ctx: click.Context, parameter: click.Parameter, value: str) -> str:
     """Return `value` if a tenant can be called so; a callback of options."""
-    if not TENANT.fullmatch(value):
+    if not NAME.fullmatch(value):
         raise click.BadParameter(f"{value!r} is not 1 to 64 letters, digits, _ or -", ctx, parameter)
     return value
 
