@@ -244,3 +244,26 @@ def test_one_is_as_good_when_its_daemon_has_grown_large(plugins):
         assert examiner._process.pid == pid
 
     run(plugins, scenario)
+
+
+def test_a_slow_start_is_no_fault_of_the_body(tmp_path, monkeypatch):
+    monkeypatch.setattr("webhookd.examiner._START_LIMIT", 0.2)
+    (tmp_path / "slow.py").write_text("import time\ntime.sleep(5)\n" + ODD)
+
+    async def scenario(examiner):
+        with pytest.raises(Unavailable):
+            await examiner.examine(hook(validation="enforce"), delivery())
+
+    run(Plugins(str(tmp_path), ()), scenario)
+
+
+def test_a_restart_takes_nothing_from_the_time_of_a_check(tmp_path):
+    (tmp_path / "slow.py").write_text("import time\ntime.sleep(1)\n" + ODD)
+
+    async def scenario(examiner):
+        assert await examiner.examine(hook(validation="enforce"), delivery())
+        # it is gone, and the daemon has not been told yet
+        os.kill(examiner._process.pid, signal.SIGKILL)
+        assert await examiner.examine(hook(validation="enforce"), delivery())
+
+    run(Plugins(str(tmp_path), ()), scenario, time_limit=0.8)

@@ -114,9 +114,7 @@ class Examiner:
     async def _examine(self, hook: Hook, verified: Verified) -> Event:
         job = Job(hook, dict(verified.headers), verified.received_at, len(verified.body))
         try:
-            await self._running()
-            async with asyncio.timeout(self._time_limit):
-                verdict = await self._ask(job, verified.body)
+            verdict = await self._ask(job, verified.body)
         except (TimeoutError, asyncio.CancelledError) as error:
             await self.close()  # it is in the middle of something: the next job gets a fresh one
             if isinstance(error, asyncio.CancelledError):
@@ -147,20 +145,24 @@ class Examiner:
         assert process.stdin is not None  # noqa: S101 - for the type checker: both are pipes
         assert process.stdout is not None  # noqa: S101
         fcntl.fcntl(process.stdin.get_extra_info("pipe"), fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
-        async with asyncio.timeout(_START_LIMIT):
-            await process.stdout.readexactly(len(_READY))
+        try:
+            async with asyncio.timeout(_START_LIMIT):
+                await process.stdout.readexactly(len(_READY))
+        except TimeoutError:
+            raise EOFError(f"not ready within {_START_LIMIT:g} s") from None  # of ours: no fault of the body
         return process
 
-    @staticmethod
-    async def _exchange(process: asyncio.subprocess.Process, job: Job, body: bytes) -> Verdict:
+    async def _exchange(self, process: asyncio.subprocess.Process, job: Job, body: bytes) -> Verdict:
+        """Give a job to a process that is ready, and return its verdict; raises TimeoutError after the time limit."""
         assert process.stdin is not None  # noqa: S101 - as above
         assert process.stdout is not None  # noqa: S101
         packed = msgspec.msgpack.encode(job)
-        process.stdin.write(_LENGTH.pack(len(packed)) + packed)
-        process.stdin.write(body)
-        await process.stdin.drain()
-        (size,) = _LENGTH.unpack(await process.stdout.readexactly(_LENGTH.size))
-        return msgspec.msgpack.decode(await process.stdout.readexactly(size), type=Verdict)
+        async with asyncio.timeout(self._time_limit):
+            process.stdin.write(_LENGTH.pack(len(packed)) + packed)
+            process.stdin.write(body)
+            await process.stdin.drain()
+            (size,) = _LENGTH.unpack(await process.stdout.readexactly(_LENGTH.size))
+            return msgspec.msgpack.decode(await process.stdout.readexactly(size), type=Verdict)
 
 
 def _out_of(message: str, hook: Hook) -> Verdict:
