@@ -8,7 +8,12 @@ from pathlib import Path
 
 import pytest
 from harness import Daemon
+from hypothesis import HealthCheck, settings
 from tornado.platform.asyncio import AsyncIOLoop
+
+# how fast examples are drawn depends on what else the machine does
+settings.register_profile("webhookd", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("webhookd")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -19,7 +19,7 @@ from webhookd.adapters.memory import MemoryStore
 from webhookd.adapters.sqlite import SqliteStore
 from webhookd.errors import Conflict, StoreError
 from webhookd.model import Hook, Secret
-from webhookd.ports import Change, Deleted, HookStore, Snapshot
+from webhookd.ports import Change, Checked, Deleted, HookStore, Lost, Snapshot
 
 STORES: dict[str, Callable[[Path], HookStore]] = {
     "memory": lambda folder: MemoryStore(),
@@ -72,7 +72,7 @@ class Follower:
 
     @property
     def revisions(self) -> list[int]:
-        return [change.revision for change in self.seen]
+        return [change.revision for change in self.seen if not isinstance(change, Checked | Lost)]
 
     async def stop(self) -> None:
         self.task.cancel()

@@ -1,5 +1,6 @@
 """The path of a delivery without sockets: admit, verify, examine, compose."""
 
+import math
 from dataclasses import replace
 from typing import ClassVar
 
@@ -102,7 +103,7 @@ def test_what_the_head_decides_in_order():
     ]:
         with pytest.raises(error):
             path.admit(*arguments)
-    path.hooks.current = False
+    path.hooks.apply(Snapshot((hook(),), revision=1, checked=-math.inf))
     with pytest.raises(HooksNotCurrent):
         path.admit("api", "1" * 40, JSON, 1)
 

@@ -58,7 +58,7 @@ async def fill(spool: Spool, size: int, **fields) -> tuple[int, Unpublished]:
         for number, outcome in enumerate(outcomes):
             if isinstance(outcome, Unpublished):
                 return start + number, outcome
-            assert outcome is None
+            assert outcome == "spooled"
     raise AssertionError
 
 

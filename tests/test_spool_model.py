@@ -84,7 +84,7 @@ class SpoolMachine(RuleBasedStateMachine):
 
         state = State.KEPT if self.keep else State.WAITING
         for message, outcome in zip(messages, self.run(work()), strict=True):
-            if outcome is None:
+            if outcome == "spooled":
                 self.held.append(Held(message.receipt, message.hook, len(message.body), message.received_at, state))
                 continue
             assert isinstance(outcome, Unpublished)

@@ -38,7 +38,7 @@ from webhookd.limits import Budget
 from webhookd.listeners import Listener, PatientSocket, inherited, listen
 from webhookd.metrics import DeliveryMetrics, Exposition
 from webhookd.model import Message
-from webhookd.ports import HookStore
+from webhookd.ports import HookStore, Lost
 from webhookd.registry import load
 from webhookd.schema import Schemas
 from webhookd.settings import Settings
@@ -154,7 +154,6 @@ class Daemon:
             refusals=logs.RefusalLog(log, time.monotonic),
             log_accepted=settings.log_deliveries == "all",
             log_refused=settings.log_deliveries != "none",
-            outcome="spooled",
             on_accepted=accepted,
         )
         vitals = Vitals(table, intake.budget, spool, lambda: intake.stopping)
@@ -263,10 +262,10 @@ async def _follow(store: HookStore, table: HookTable, vitals: Vitals) -> None:
         try:
             async for change in store.changes():
                 table.apply(change)
-                vitals.store_fault = None
+                vitals.store_fault = change.reason if isinstance(change, Lost) else None
         except StoreError as error:
             if vitals.store_fault is None:
                 log.error("the hooks in memory no longer follow the store", error=str(error))
             vitals.store_fault = str(error)
-            table.current = False
+            table.apply(Lost(str(error)))
         await asyncio.sleep(RETRY_STORE)

@@ -214,6 +214,30 @@ class ShareExceeded(Unpublished):
     """The Publisher has room, but not for this tenant."""
 
 
+class NotSent(Unpublished):
+    """The broker is down or blocked, or enough waits for it: nothing of the message was sent."""
+
+
+class OutcomeUnknown(Unpublished):
+    """The message was sent, in part or whole, and no answer came: it may be published or not."""
+
+
+class Nacked(Unpublished):
+    """The broker could not take charge of the message now (`basic.nack`)."""
+
+
+class Unroutable(Unpublished):
+    """No queue takes the message (`basic.return`)."""
+
+
+class Unacceptable(Unpublished):
+    """The broker refuses the message for itself; it takes none of `limit` bytes or more (None: for another reason)."""
+
+    def __init__(self, reason: str, limit: int | None = None) -> None:
+        super().__init__(reason)
+        self.limit = limit
+
+
 class Conflict(Exception):
     """A HookStore holds something newer than the caller knew; `current` is what it holds, None if it is gone."""
 

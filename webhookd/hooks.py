@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import time
+from collections.abc import Callable
 
 from webhookd.datasource import same
 from webhookd.errors import HooksNotCurrent, UnknownHook
 from webhookd.model import Hook
-from webhookd.ports import Change, Deleted, Snapshot
+from webhookd.ports import Change, Checked, Deleted, Lost, SetAside, Snapshot
+
+STALE = 10.0
+"""For how many seconds after the store was last checked the table is taken to hold what the store holds."""
 
 
 class HookTable:
     """The mirror of the store. Only `apply`, fed with the store's changes in their order, writes to it."""
 
-    def __init__(self) -> None:
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self.revision = 0
         """The store's revision that this table has reached."""
-        self.current = False
-        """Whether the table is known to hold what the store holds; until then an unknown token may be a new one."""
+        self.set_aside: dict[str, str] = {}
+        """The hooks whose record cannot be read, by token, and why."""
+        self._now = now
+        self._checked = -math.inf
         self._first_snapshot = asyncio.Event()
         self._hooks: dict[str, Hook] = {}
         self._tenants: dict[str, dict[tuple[str, str], Hook]] = {}
@@ -25,6 +33,11 @@ class HookTable:
 
     def __len__(self) -> int:
         return len(self._hooks)
+
+    @property
+    def current(self) -> bool:
+        """Whether the table is known to hold what the store holds; if not, an unknown token may be a new one."""
+        return self._now() - self._checked <= STALE
 
     @property
     def loaded(self) -> bool:
@@ -48,6 +61,8 @@ class HookTable:
         hook = self._hooks.get(token)
         if hook is not None and same(api_token, hook.api_token):
             return hook
+        if token in self.set_aside:
+            raise HooksNotCurrent("the record of this hook cannot be read; send it again")
         if not self.current:
             raise HooksNotCurrent("the hooks are not known to be current; send it again")
         raise UnknownHook("no hook has this address")
@@ -67,20 +82,24 @@ class HookTable:
     def apply(self, change: Change) -> None:
         """Take over one change of the store; a snapshot replaces everything at once."""
         match change:
-            case Snapshot(hooks=hooks, revision=revision):
-                self._hooks = {hook.token: hook for hook in hooks}
-                self._tenants = {}
-                for hook in hooks:
-                    self._tenants.setdefault(hook.tenant, {})[hook.datasource, hook.event] = hook
-                self.current = True
-                self._first_snapshot.set()
-            case Deleted(token=token, revision=revision):
+            case Snapshot():
+                self._replace(change)
+            case Deleted(token=token):
                 self._forget(token)
-            case Hook(revision=revision):
-                self._forget(change.token)
-                self._hooks[change.token] = change
+            case SetAside(token=token, reason=reason):
+                self._forget(token)
+                self.set_aside[token] = reason
+            case Hook(token=token):
+                self._forget(token)
+                self._hooks[token] = change
                 self._tenants.setdefault(change.tenant, {})[change.datasource, change.event] = change
-        self.revision = revision
+            case Checked(at=at):
+                self._checked = at
+                return
+            case Lost():
+                self._checked = min(self._checked, self._now())
+                return
+        self.revision = change.revision
         self._wake()
 
     async def reached(self, revision: int) -> None:
@@ -91,7 +110,17 @@ class HookTable:
         self._waiters.append((revision, waiter))
         await waiter
 
+    def _replace(self, snapshot: Snapshot) -> None:
+        self._hooks = {hook.token: hook for hook in snapshot.hooks}
+        self._tenants = {}
+        for hook in snapshot.hooks:
+            self._tenants.setdefault(hook.tenant, {})[hook.datasource, hook.event] = hook
+        self.set_aside = dict(snapshot.set_aside)
+        self._checked = snapshot.checked
+        self._first_snapshot.set()
+
     def _forget(self, token: str) -> None:
+        self.set_aside.pop(token, None)
         hook = self._hooks.pop(token, None)
         if hook is None:
             return

@@ -34,7 +34,7 @@ from webhookd.limits import Budget, Ticket
 from webhookd.logs import HOOK_EVENT, RefusalLog, hook_id
 from webhookd.metrics import DeliveryMetrics
 from webhookd.model import Delivery, Event, Hook, Message, Verified
-from webhookd.ports import Publisher
+from webhookd.ports import Durable, Publisher
 
 HOOK_METHODS = ("POST", "HEAD")
 LARGE_BODY = 1024 * 1024
@@ -57,8 +57,6 @@ class Intake:
     refusals: RefusalLog
     log_accepted: bool
     log_refused: bool
-    outcome: str
-    """What a message that the publisher made durable is counted as: `confirmed` or `spooled`."""
     on_accepted: Callable[[Message], None] | None = None
     stopping: bool = False
     open: set[DeliveryExchange] = field(default_factory=set)
@@ -206,13 +204,13 @@ class DeliveryExchange(Exchange):
         message = self._intake.ingest.compose(hook, event, verified, receipt)
         self._intake.publisher.publish(message).add_done_callback(partial(self._published, hook, message))
 
-    def _published(self, hook: Hook, message: Message, durable: Future[None]) -> None:
+    def _published(self, hook: Hook, message: Message, durable: Future[Durable]) -> None:
         if durable.cancelled():
             self._fail(Unpublished("the publisher let go of the message"))
         elif (error := durable.exception()) is not None:
             self._fail(error)
         else:
-            self._accept(self._intake.outcome, hook, None, message)
+            self._accept(durable.result(), hook, None, message)
 
     def _accept(self, outcome: str, hook: Hook, reason: str | None, message: Message | None = None) -> None:
         intake = self._intake

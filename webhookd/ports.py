@@ -6,20 +6,28 @@ The obligations above each method are tested over every adapter, by `tests/test_
 
 from __future__ import annotations
 
+import math
 from asyncio import Future
-from collections.abc import AsyncIterator
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import AsyncIterator, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
 
 from webhookd.model import Hook, Message
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Every hook there is at `revision`: what is not in it does not exist."""
+    """Every hook there is at `revision`: what is not in it does not exist.
+
+    `set_aside` says of hooks whose record cannot be read, by token, why. `checked` is the `time.monotonic()` at which
+    this was known to be all: `inf` for a store that nobody else writes to, `-inf` for what is remembered of one that
+    cannot be reached.
+    """
 
     hooks: tuple[Hook, ...]
     revision: int
+    set_aside: Mapping[str, str] = field(default_factory=dict)
+    checked: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +38,33 @@ class Deleted:
     revision: int
 
 
-Change = Snapshot | Hook | Deleted
+@dataclass(frozen=True, slots=True)
+class SetAside:
+    """The record of the hook `token` cannot be read as of `revision`, and why."""
+
+    token: str
+    revision: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """All that the store held at `at` (`time.monotonic()`) has been told."""
+
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Lost:
+    """The store cannot be followed now, and why; what was told of it stands until there is news."""
+
+    reason: str
+
+
+Change = Snapshot | Hook | Deleted | SetAside | Checked | Lost
+Durable = Literal["confirmed", "spooled"]
+"""Where a message is safe: with the broker, which confirmed it, or on this machine's disk."""
+LinkState = Literal["up", "blocked", "down"]
 
 
 class HookStore(Protocol):
@@ -53,7 +87,8 @@ class HookStore(Protocol):
     def changes(self) -> AsyncIterator[Change]:
         """Yield a `Snapshot`, then each change after it, in order, none missing; after any gap another `Snapshot`.
 
-        Never ends by itself: what disturbs it is its own business. One consumer at a time.
+        A store that others write to too is `Checked` every few seconds, and `Lost` while it cannot be followed. Never
+        ends by itself: what disturbs it is its own business. One consumer at a time.
         """
 
     async def close(self) -> None:
@@ -63,8 +98,8 @@ class HookStore(Protocol):
 class Publisher(Protocol):
     """A durable place for messages."""
 
-    def publish(self, message: Message) -> Future[None]:
-        """Return a future that is done once the message is durable (a commit that fsynced, a confirm of the broker).
+    def publish(self, message: Message) -> Future[Durable]:
+        """Return a future that is done once the message is durable, and says where (a confirm, a commit that fsynced).
 
         It fails with `Unpublished`, or with `ShareExceeded` when only this tenant is out of room. It never hangs, and
         the call never blocks; messages of one hook become durable in the order of the calls.
@@ -72,3 +107,23 @@ class Publisher(Protocol):
 
     async def close(self) -> None:
         """Finish what is in flight, then let go; publishing after it fails with `Unpublished`."""
+
+
+class Link(Publisher, Protocol):
+    """One connection to the broker, which comes back by itself whenever it is lost.
+
+    `publish` fails at once with `NotSent` while the link is not up, and otherwise with the subclass of `Unpublished`
+    that says what became of the message. It sets no deadline: whoever publishes does, by cancelling the future. Two
+    messages with one receipt may be in flight at a time, and each gets its own answer.
+    """
+
+    @property
+    def state(self) -> LinkState:
+        """`up`: publishing makes sense; `blocked`: the broker reads nothing (an alarm); `down`: no connection."""
+
+    @property
+    def fault(self) -> str | None:
+        """Why the link is not up, in words for an operator, without secrets; None while it is up."""
+
+    def on_change(self, changed: Callable[[], None]) -> None:
+        """Have `changed` called on the event loop after each change of `state`."""

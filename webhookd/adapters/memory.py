@@ -10,7 +10,7 @@ import msgspec
 
 from webhookd.errors import Conflict, Unpublished
 from webhookd.model import Hook, Message
-from webhookd.ports import Change, Deleted, Snapshot
+from webhookd.ports import Change, Deleted, Durable, Snapshot
 
 
 class Changes:
@@ -95,16 +95,16 @@ class MemoryPublisher:
         """What every publish fails with while it is set."""
         self._closed = False
 
-    def publish(self, message: Message) -> asyncio.Future[None]:
+    def publish(self, message: Message) -> asyncio.Future[Durable]:
         """As the port promises."""
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Durable] = asyncio.get_running_loop().create_future()
         if self._closed:
             future.set_exception(Unpublished("the publisher is closed"))
         elif self.refusal is not None:
             future.set_exception(self.refusal)
         else:
             self.messages.append(message)
-            future.set_result(None)
+            future.set_result("confirmed")
         return future
 
     async def close(self) -> None:

@@ -23,6 +23,7 @@ from webhookd.adapters.spool_reader import DAMAGED, Query, Reader
 from webhookd.adapters.spool_writer import Outcome, Writer
 from webhookd.errors import ConfigurationError, Unpublished
 from webhookd.model import Message
+from webhookd.ports import Durable
 
 __all__ = ["Entry", "Spool", "SpoolError", "SpoolStats", "State"]
 
@@ -82,9 +83,9 @@ class Spool:
         stats = self._writer.stats()
         return msgspec.structs.replace(stats, failing=CLOSED) if self._closed else stats
 
-    def publish(self, message: Message) -> asyncio.Future[None]:
+    def publish(self, message: Message) -> asyncio.Future[Durable]:
         """As the port promises."""
-        future: asyncio.Future[None] = self._loop.create_future()
+        future: asyncio.Future[Durable] = self._loop.create_future()
         if self._closed:
             future.set_exception(Unpublished(CLOSED))
             return future
@@ -195,7 +196,7 @@ class Spool:
         if self._waiters:
             self._wake()
 
-    def _passed(self, hook: str, _: asyncio.Future[None]) -> None:
+    def _passed(self, hook: str, _: asyncio.Future[Durable]) -> None:
         """Let the hook's next messages overtake again once no large one is before them."""
         self._behind_large[hook] -= 1
         if not self._behind_large[hook]:

@@ -220,7 +220,7 @@ class Writer:
             return
         self._last_batch = len(items)
         self._taken = []
-        self._outcome += [(item.future, None) for item in self._intake.committed(items)]
+        self._outcome += [(item.future, "spooled") for item in self._intake.committed(items)]
 
     def _work(self) -> None:
         """Take one transaction's worth of steps of the jobs: messages need not wait for all of them."""
