@@ -7,7 +7,7 @@ import pytest
 from webhookd.errors import HooksNotCurrent, UnknownHook
 from webhookd.hooks import HookTable
 from webhookd.model import Hook, Secret
-from webhookd.ports import Deleted, Snapshot
+from webhookd.ports import Checked, Deleted, Lost, SetAside, Snapshot
 
 
 def hook(number: int, tenant: str = "42", **fields) -> Hook:
@@ -49,6 +49,53 @@ def test_a_known_hook_is_found_even_while_the_table_is_not_current():
     assert known.find("api-42", hook(1).token) == hook(1)
     with pytest.raises(HooksNotCurrent):
         known.find("api-42", hook(2).token)
+
+
+def test_the_table_is_current_for_ten_seconds_after_the_store_was_checked():
+    time = [100.0]
+    known = HookTable(lambda: time[0])
+    known.apply(Snapshot((hook(1),), revision=10, checked=95.0))
+    assert known.current
+    assert known.following
+    known.apply(Lost("etcd is away"))
+    assert known.current
+    assert not known.following
+    time[0] = 105.1
+    assert not known.current
+    known.apply(Checked(104.0))
+    assert known.current
+    assert known.following
+    assert known.revision == 10
+
+
+def test_a_store_of_one_writer_is_current_until_it_is_lost():
+    time = [100.0]
+    known = HookTable(lambda: time[0])
+    known.apply(Snapshot((hook(1),), revision=10))
+    time[0] = 1e9
+    assert known.current
+    known.apply(Lost("the disk is away"))
+    assert known.current
+    time[0] += 10.1
+    assert not known.current
+
+
+def test_a_hook_whose_record_cannot_be_read_is_not_known_to_be_none():
+    known = table(hook(1), hook(2))
+    known.apply(SetAside(hook(1).token, 11, "it is no JSON"))
+    assert known.revision == 11
+    assert known.by_key("42", "github", "event-1") is None
+    with pytest.raises(HooksNotCurrent):
+        known.find("api-42", hook(1).token)
+    assert known.find("api-42", hook(2).token)
+    known.apply(hook(1, revision=12))
+    assert known.find("api-42", hook(1).token)
+    known.apply(Snapshot((hook(2),), 13, set_aside={hook(1).token: "it is no JSON"}))
+    with pytest.raises(HooksNotCurrent):
+        known.find("api-42", hook(1).token)
+    known.apply(Deleted(hook(1).token, 14))
+    with pytest.raises(UnknownHook):
+        known.find("api-42", hook(1).token)
 
 
 @pytest.mark.parametrize("api_token", ["api-43", "", "é", "\udcff", "api-42 "])

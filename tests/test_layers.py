@@ -19,7 +19,7 @@ LAYERS = (
     {"hookspecs", "hooks", "schema", "generic", "keys"},
     {"registry", "ingest"},
     {"testing", "config", "control_protocol", "examiner", "metrics", "http_problem"},
-    {"control_client", "http_reply"},
+    {"control_client", "http_reply", "tenant_hooks"},
     {"http_admin", "http_config", "http_ingest", "control"},
     {"http_front", "vitals"},
     {"daemon"},

@@ -29,7 +29,7 @@ from webhookd.examiner import Examiner, Plugins
 from webhookd.forms import sqlite_path
 from webhookd.hooks import HookTable
 from webhookd.http_admin import admin_app
-from webhookd.http_config import TenantHooks, config_app
+from webhookd.http_config import config_app
 from webhookd.http_front import Front
 from webhookd.http_ingest import Intake
 from webhookd.ingest import Ingest
@@ -43,6 +43,7 @@ from webhookd.registry import load
 from webhookd.schema import Schemas
 from webhookd.settings import Settings
 from webhookd.statedir import StateDir
+from webhookd.tenant_hooks import TenantHooks
 from webhookd.version import __version__
 from webhookd.vitals import PULSE, Pulse, Vitals
 

@@ -24,6 +24,8 @@ class HookTable:
         """The store's revision that this table has reached."""
         self.set_aside: dict[str, str] = {}
         """The hooks whose record cannot be read, by token, and why."""
+        self.following = False
+        """Whether the store can be followed at this moment, as far as is known."""
         self._now = now
         self._checked = -math.inf
         self._first_snapshot = asyncio.Event()
@@ -95,9 +97,11 @@ class HookTable:
                 self._tenants.setdefault(change.tenant, {})[change.datasource, change.event] = change
             case Checked(at=at):
                 self._checked = at
+                self.following = True
                 return
             case Lost():
                 self._checked = min(self._checked, self._now())
+                self.following = False
                 return
         self.revision = change.revision
         self._wake()
@@ -117,6 +121,7 @@ class HookTable:
             self._tenants.setdefault(hook.tenant, {})[hook.datasource, hook.event] = hook
         self.set_aside = dict(snapshot.set_aside)
         self._checked = snapshot.checked
+        self.following = snapshot.checked > -math.inf
         self._first_snapshot.set()
 
     def _forget(self, token: str) -> None:
