@@ -4,8 +4,11 @@ import asyncio
 import contextlib
 import itertools
 import shutil
+import sqlite3
 import tempfile
+from collections import Counter
 from collections.abc import Coroutine
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -197,6 +200,11 @@ class SpoolMachine(RuleBasedStateMachine):
             if any(held.hook == hook and held.state in {State.WAITING, State.UNROUTABLE} for held in self.held)
         ]
         assert sorted(entry.receipt for entry in self.run(self.spool.next_waiting())) == sorted(first)
+        in_lines = Counter(held.hook for held in self.held if held.state in {State.WAITING, State.UNROUTABLE})
+        assert self.run(self.spool.hooks_waiting()) == in_lines
+        with closing(sqlite3.connect(self.folder / "spool.db")) as db:
+            rows = {token for (token,) in db.execute("SELECT token FROM hook")}
+        assert rows == {held.hook for held in self.held}
 
     def teardown(self) -> None:
         with contextlib.suppress(AttributeError):

@@ -37,6 +37,9 @@ class Spool:
     What cannot be read or changed raises SpoolError.
     """
 
+    on_change: Callable[[], None] | None = None
+    """Called on the loop when lines of hooks may have changed otherwise than by `publish`, `confirm` and `mark`."""
+
     def __init__(self, file: SpoolFile, writer: Writer, *, keep: bool) -> None:
         self._file = file
         self._writer = writer
@@ -46,6 +49,7 @@ class Spool:
         self._state = State.KEPT if keep else State.WAITING
         self._behind_large: dict[str, int] = {}
         self._waiters: set[asyncio.Future[None]] = set()
+        self._generation = file.generation
         self._closed = False
 
     @classmethod
@@ -120,6 +124,13 @@ class Spool:
         """Return the place of the newest message, 0 where there is none."""
         return await self._read(self._reader.newest)
 
+    async def hooks_waiting(self) -> dict[str, int]:
+        """Return how many messages each hook has that are to be published, by its token, where there are any."""
+        db = self._file.db
+        if self._closed or db is None:
+            raise SpoolError(self._file.failing or CLOSED)
+        return db.lines.waiting.copy()
+
     async def next_waiting(self, *, limit: int = MANY) -> list[Entry]:
         """Return the first message of each hook that has any to be published, in order, without bodies."""
         return await self._read(partial(self._reader.first_of_hooks, limit))
@@ -138,7 +149,7 @@ class Spool:
 
     async def retry(self, receipts: Collection[str] | None = None) -> int:
         """Let messages that are set aside or unroutable (all, or these) wait again as if untried; return how many."""
-        return await self._change(spool_jobs.retrying(receipts))
+        return await self._change(spool_jobs.retrying(receipts), told=True)
 
     async def drop(
         self,
@@ -149,7 +160,8 @@ class Spool:
     ) -> int:
         """Delete the messages that all given conditions hold for; `older_than` is in seconds. Return how many."""
         before = None if older_than is None else (self._writer.now() - older_than) * 1000
-        return await self._change(spool_jobs.dropping(frozenset(State if states is None else states), before, receipts))
+        step = spool_jobs.dropping(frozenset(State if states is None else states), before, receipts)
+        return await self._change(step, told=True)
 
     async def wait_append(self, after: int, timeout: float) -> bool:  # noqa: ASYNC109 (running out is an answer)
         """Return whether there is a message behind the place `after`, waiting up to `timeout` seconds for one."""
@@ -195,6 +207,9 @@ class Spool:
                 future.set_result(result)
         if self._waiters:
             self._wake()
+        if self._file.generation != self._generation:
+            self._generation = self._file.generation
+            self._tell()
 
     def _passed(self, hook: str, _: asyncio.Future[Durable]) -> None:
         """Let the hook's next messages overtake again once no large one is before them."""
@@ -207,12 +222,18 @@ class Spool:
             if not waiter.done():
                 waiter.set_result(None)
 
-    async def _change(self, step: spool_jobs.Step) -> int:
+    def _tell(self, _: object = None) -> None:
+        if self.on_change is not None and not self._closed:
+            self.on_change()
+
+    async def _change(self, step: spool_jobs.Step, *, told: bool = False) -> int:
         if self._closed:
             raise SpoolError(CLOSED)
         future: asyncio.Future[int] = self._loop.create_future()
+        if told:
+            future.add_done_callback(self._tell)
         self._writer.put_job(spool_jobs.Job(step, future))
-        return await future
+        return await asyncio.shield(future)  # a caller that is cancelled cancels no job
 
     async def _entries(self, query: Query) -> list[Entry]:
         found = await self._read(partial(self._reader.entries, query))
@@ -221,7 +242,7 @@ class Spool:
             log.error(
                 "messages in the spool are damaged on disk", receipts=[e.receipt for e in found if e.seq in damaged]
             )
-            await self.mark(damaged, State.SET_ASIDE, DAMAGED)
+            await self._change(spool_jobs.marking(damaged, State.SET_ASIDE, DAMAGED), told=True)
         return found
 
     async def _read(self, work: Callable[[], Result]) -> Result:

@@ -15,12 +15,15 @@ from webhookd.adapters.spool_disk import allocate, file_size
 from webhookd.adapters.spool_item import Item, LargeBody
 from webhookd.adapters.spool_layout import NUMBER, PAGE, PART_BITS, STATES, UNIT_MIN, Sizes, State
 from webhookd.adapters.spool_ledger import Ledger
+from webhookd.adapters.spool_lines import Line, Lines
 from webhookd.adapters.spool_schema import NEXT, SEQ_MAX, Damaged, Unusable, connect
 
 COLUMNS = "seq, receipt, hook, state, received_at, bytes, cost, blob, seal"
 WINDOW = "SELECT seq, state, received_at, receipt FROM message WHERE seq > ? ORDER BY seq LIMIT ?"
 WINDOW_UNKEPT = WINDOW.replace("WHERE", "WHERE state < 3 AND")
 CHOSEN = "seq IN (SELECT value FROM json_each(?))"
+SUMS = """
+SELECT hook, state, count(*), sum(cost), sum(typeof(cost) = 'integer') FROM message GROUP BY hook, state"""
 DELETE_PARTS = "DELETE FROM body WHERE id >= ? AND id < ?"
 ROWS = 64
 """Rows of one INSERT: each statement gives the interpreter lock away, so fewer are cheaper."""
@@ -45,7 +48,8 @@ class SpoolDb:
     def __init__(self, path: Path, sizes: Sizes, gate: threading.Lock, connection: sqlite3.Connection) -> None:
         self.path = path
         self.sizes = sizes
-        self.ledger = Ledger()
+        self.lines = Lines(connection)
+        self.ledger = Ledger(self.lines)
         self.room = 0
         """Bytes of messages that certainly still fit; more may: `measure` looks."""
         self.wal_used = 0
@@ -57,10 +61,6 @@ class SpoolDb:
         self._gate = gate
         self._db = connection
         self._wal = path.with_name(f"{path.name}-wal")
-        self._hooks: dict[tuple[str, str, str, str], int] = {}
-        self._tenants: dict[int, str] = {}
-        self._next_hook = 1
-        self._fresh: list[tuple[str, str, str, str]] = []
 
     @classmethod
     def open(cls, path: Path, sizes: Sizes, gate: threading.Lock) -> Self:
@@ -94,15 +94,11 @@ class SpoolDb:
             self._db.execute("COMMIT")
         except BaseException:
             self.ledger.forget()
-            for key in self._fresh:
-                self._tenants.pop(self._hooks.pop(key))
-            self._fresh.clear()
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             raise
         self.wal_used += estimate
         self.ledger.settle()
-        self._fresh.clear()
 
     def append(self, items: Sequence[Item]) -> None:
         """Write messages whose bodies take one part, and give them their places."""
@@ -143,13 +139,17 @@ class SpoolDb:
             (json.dumps(sorted(seqs)),),
         ).fetchall()
         small = []
+        lines = set()
         for hook, state, length, cost, blob in gone:
-            self.ledger.remove(self._tenants.get(hook, ""), STATES[state], cost)
+            line = self._line(hook)
+            self.ledger.remove(line, STATES[state], cost)
+            lines.add(line)
             if length <= UNIT_MIN:  # shorter than any part
                 small.append(blob << PART_BITS)
             else:
                 self._db.execute(DELETE_PARTS, (blob << PART_BITS, (blob + 1) << PART_BITS))
         self._db.execute("DELETE FROM body WHERE id IN (SELECT value FROM json_each(?))", (json.dumps(sorted(small)),))
+        self.lines.prune(lines)
         self._db.execute("UPDATE floor SET next = ?", (self.next,))
         return len(gone)
 
@@ -159,9 +159,9 @@ class SpoolDb:
         Counts an attempt where the message was `tried`, and forgets all of them where it was not.
         """
         chosen = json.dumps(sorted(seqs))
-        held = self._db.execute(f"SELECT state FROM message WHERE {CHOSEN}", (chosen,)).fetchall()  # noqa: S608
-        for (old,) in held:
-            self.ledger.move(STATES[old], state)
+        held = self._db.execute(f"SELECT hook, state FROM message WHERE {CHOSEN}", (chosen,)).fetchall()  # noqa: S608
+        for hook, old in held:
+            self.ledger.move(self._line(hook), STATES[old], state)
         self._db.execute(
             f"UPDATE message SET state = ?, reason = ?, attempts = iif(?, attempts + 1, 0) WHERE {CHOSEN}",  # noqa: S608
             (NUMBER[state], reason and reason[:REASON_MAX], tried, chosen),
@@ -222,28 +222,20 @@ class SpoolDb:
 
     def _row(self, seq: int, item: Item, blob: int) -> tuple[object, ...]:
         m = item.message
-        hook = self._hook_id((m.hook, m.tenant, m.datasource, m.event))
-        self.ledger.add(item.state)
+        line = self.lines.of((m.hook, m.tenant, m.datasource, m.event))
+        self.ledger.add(line, item.state)
         item.seq = seq
-        return (seq, m.receipt, hook, NUMBER[item.state], m.received_at, len(m.body), item.cost, blob, item.seal)
+        return (seq, m.receipt, line.number, NUMBER[item.state], m.received_at, len(m.body), item.cost, blob, item.seal)
 
-    def _hook_id(self, key: tuple[str, str, str, str]) -> int:
-        hook = self._hooks.get(key)
-        if hook is None:
-            hook = self._next_hook
-            self._next_hook = hook + 1
-            self._db.execute("INSERT INTO hook VALUES (?, ?, ?, ?, ?)", (hook, *key))
-            self._hooks[key] = hook
-            self._tenants[hook] = key[1]
-            self._fresh.append(key)
-        return hook
+    def _line(self, hook: object) -> Line:
+        line = self.lines.get(hook) if isinstance(hook, int) else None
+        if line is None:
+            raise Damaged("a message of the spool is of no hook")
+        return line
 
     def _load(self) -> None:
         """Learn numbers, hooks and sums from the file, and delete what a crash left half written."""
-        for hook, *key in self._db.execute("SELECT id, token, tenant, datasource, event FROM hook"):
-            self._hooks[(key[0], key[1], key[2], key[3])] = hook
-            self._tenants[hook] = key[1]
-        self._next_hook = max(self._tenants, default=0) + 1
+        self.lines.load()
         (following,) = self._db.execute(NEXT).fetchone()
         if not isinstance(following, int) or not 0 < following < SEQ_MAX:
             raise Damaged("the spool's numbers are out of range")
@@ -255,13 +247,10 @@ class SpoolDb:
         self.measure()
 
     def _sum(self) -> None:
-        for hook, state, cost in self._db.execute("SELECT hook, state, cost FROM message"):
-            tenant = self._tenants.get(hook)
-            if tenant is None or state not in range(len(STATES)) or not isinstance(cost, int):
+        for hook, state, count, cost, numbers in self._db.execute(SUMS):
+            if state not in range(len(STATES)) or numbers != count:
                 raise Damaged("a message of the spool is not what was written")
-            self.ledger.add(STATES[state])
-            self.ledger.hold(tenant, cost)
-        self.ledger.settle()
+            self.ledger.load(self._line(hook), STATES[state], count, cost)
 
 
 @cache

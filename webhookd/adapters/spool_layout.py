@@ -35,6 +35,8 @@ class State(StrEnum):
 
 STATES = (State.WAITING, State.UNROUTABLE, State.SET_ASIDE, State.KEPT)
 """By the number that stands for each on disk; below 2 a message is still to be published, below 3 it never expires."""
+PUBLISHED = frozenset({State.WAITING, State.UNROUTABLE})
+"""What is still to be published: a hook's line."""
 Body = bytes
 CLOSED = "the spool is closed"
 MANY = 500

@@ -33,8 +33,8 @@ SELECT {FIELDS} FROM message AS m CROSS JOIN hook AS h ON h.id = m.hook
 WHERE m.seq > ?1 AND m.seq <= ?2 AND (?3 IS NULL OR h.tenant = ?3) AND m.state IN (SELECT value FROM json_each(?4))
 {{which}} ORDER BY m.seq LIMIT ?5"""  # noqa: S608 (names of this module)
 OF_HOOK = f"""
-SELECT {FIELDS} FROM hook AS h CROSS JOIN message AS m ON m.hook = h.id
-WHERE h.token = ?1 AND m.state < 2 AND m.seq > ?2 ORDER BY m.seq LIMIT ?3"""  # noqa: S608
+SELECT {FIELDS} FROM message AS m CROSS JOIN hook AS h ON h.id = m.hook
+WHERE m.hook = ?1 AND m.state < 2 AND m.seq > ?2 ORDER BY m.seq LIMIT ?3"""  # noqa: S608
 FIRST_OF_HOOKS = f"""
 WITH RECURSIVE line (hook) AS (
     SELECT min(hook) FROM message WHERE state < 2
@@ -48,7 +48,7 @@ BODY = "SELECT id, data, head FROM body WHERE id >= ? AND id < ? ORDER BY id"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Query:
-    """Which entries are wanted, as `Spool.entries` has it; with `hook` only its messages that are to be published."""
+    """Which entries are wanted, as `Spool.entries` has it; with `hook` its line."""
 
     after: int = 0
     limit: int = MANY
@@ -74,7 +74,10 @@ class Reader:
         budget = query.max_bytes
         while after is not None and len(found) < query.limit:
             with self._transaction() as db:
-                rows, after = _window(db, query, after, query.limit - len(found))
+                if query.hook is not None:
+                    rows, after = self._line(db, query.hook, after, query.limit), None
+                else:
+                    rows, after = _window(db, query, after, query.limit - len(found))
                 for entry, blob, check in rows:
                     budget -= entry.bytes if query.bodies else 0
                     if budget < 0 and found:
@@ -100,6 +103,13 @@ class Reader:
         if self._db is not None:
             self._db.close()
             self._db = None
+
+    def _line(self, db: sqlite3.Connection, hook: str, after: int, limit: int) -> list[Found]:
+        file = self._file.db
+        rows: list[Any] = []
+        for number in file.lines.numbers(hook) if file else ():
+            rows += db.execute(OF_HOOK, (number, after, limit))
+        return [_entry(row) for row in sorted(rows)[:limit]]
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -134,8 +144,6 @@ def _text(data: bytes) -> str:
 
 def _window(db: sqlite3.Connection, query: Query, after: int, limit: int) -> tuple[list[Found], int | None]:
     """Return the next rows, and behind which place the next window begins: None at the end."""
-    if query.hook is not None:
-        return [_entry(row) for row in db.execute(OF_HOOK, (query.hook, after, limit))], None
     states = STATES if query.states is None else query.states
     which = "" if State.KEPT in states else "AND m.state < 3"
     (bound,) = db.execute(BOUND.format(which=which), (after, WINDOW)).fetchone()

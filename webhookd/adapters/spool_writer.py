@@ -27,7 +27,6 @@ FEW_PAGES = 4
 """With less room than so many pages the spool is full."""
 LINGER = 0.001
 """Seconds that a commit waits for company when the last one had more."""
-
 BEING_READ = f"{SPOOL_FULL}: another process is reading its file"
 
 Outcome = list[tuple[asyncio.Future[Any], Any]]
@@ -282,6 +281,7 @@ class Writer:
         if self._generation != self._file.generation:
             self._generation = self._file.generation
             self.expiry.rewind()
+            self._settle([])
         self.expiry.due = True
         if self._abandoned and db.fits_wal(self._estimate):
             with db.transaction(self._estimate):
