@@ -8,6 +8,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 MADE_FROM := setup.cfg pyproject.toml Makefile
 KILLS := 200
+NEEDED := curl:curl openssl:openssl strace:strace systemd-analyze:systemd unshare:util-linux mount:mount ps:procps
+NEEDED += rabbitmq-server:rabbitmq-server etcd:etcd-server etcdctl:etcd-client
 
 .DEFAULT_GOAL := help
 .PHONY: help run test lint pytest faults clean
@@ -27,13 +29,14 @@ lint: $(VENV)/test.stamp  ## Check style (ruff) and types (mypy).
 	$(BIN)/mypy --strict
 
 pytest: $(VENV)/test.stamp
-	@.ci/need curl:curl openssl:openssl strace:strace systemd-analyze:systemd unshare:util-linux mount:mount ps:procps
+	@.ci/need $(NEEDED)
 	rm -f .coverage .coverage.*
 	$(BIN)/coverage run $(BIN)/pytest $(ARGS)
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --fail-under=95
 
 faults: $(VENV)/test.stamp  ## Kill the daemon under load, KILLS=200 times, and look for what is lost.
+	@.ci/need $(NEEDED)
 	$(BIN)/pytest tests/faults --kills=$(KILLS) $(ARGS)
 
 clean:  ## Remove what these targets made.

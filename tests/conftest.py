@@ -1,14 +1,18 @@
-"""Fixtures that every test may use: an event loop of ours for pytest-tornado, and a real daemon."""
+"""Fixtures that every test may use: an event loop of ours for pytest-tornado, a real daemon, and real servers for it."""
 
 import asyncio
+import contextlib
+import itertools
 import os
 import random
-from collections.abc import Iterator
+import uuid
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from harness import Daemon
 from hypothesis import HealthCheck, settings
+from servers import Etcd, RabbitMQ
 from tornado.platform.asyncio import AsyncIOLoop
 
 # how fast examples are drawn depends on what else the machine does
@@ -75,3 +79,47 @@ def shared_daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
     """Run one daemon for a whole test file: for tests that do not disturb it."""
     with Daemon(tmp_path_factory.mktemp("daemon")) as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def rabbitmq(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ]:
+    """Run one RabbitMQ for all tests that do not disturb it; each uses vhosts of its own."""
+    with RabbitMQ(tmp_path_factory.mktemp("rabbitmq")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def etcd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Etcd]:
+    """Run one etcd for all tests that do not disturb it; each uses a prefix of its own."""
+    with Etcd(tmp_path_factory.mktemp("etcd")) as running:
+        yield running
+
+
+@pytest.fixture
+def vhost(rabbitmq: RabbitMQ) -> str:
+    """Return the AMQP URL of a vhost that is new."""
+    return rabbitmq.url(rabbitmq.vhost())
+
+
+@pytest.fixture
+def etcd_prefix(etcd: Etcd) -> str:
+    """Return the URL of a store that holds nothing yet."""
+    return etcd.url(f"/test/{uuid.uuid4().hex}")
+
+
+@pytest.fixture
+def own_rabbitmq(tmp_path: Path) -> Iterator[Callable[..., RabbitMQ]]:
+    """Return what starts a RabbitMQ for one test alone, which may do with it what it likes."""
+    numbers = itertools.count()
+    with contextlib.ExitStack() as running:
+        yield lambda **options: running.enter_context(RabbitMQ(tmp_path / f"rabbitmq{next(numbers)}", **options))
+
+
+@pytest.fixture
+def own_etcd(tmp_path: Path) -> Iterator[Callable[..., Etcd]]:
+    """Return what starts an etcd for one test alone, which may do with it what it likes."""
+    numbers = itertools.count()
+    with contextlib.ExitStack() as running:
+        yield lambda *arguments, **options: running.enter_context(
+            Etcd(tmp_path / f"etcd{next(numbers)}", *arguments, **options)
+        )
