@@ -219,12 +219,12 @@ class Daemon:
         return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def until(condition: Callable[[], bool], timeout: float = 20) -> None:
-    """Wait for something to come to pass."""
+def until(condition: Callable[[], bool], timeout: float = 20, pause: float = 0.02) -> None:
+    """Wait for something to come to pass; look again after each `pause`, in seconds."""
     deadline = time.monotonic() + timeout
     while not condition():
         assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.02)
+        time.sleep(pause)
 
 
 def need(program: str) -> str:

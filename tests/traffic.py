@@ -43,6 +43,8 @@ class Delivery:
     receipt: str | None = None
     retry_after: str | None = None
     seconds: float = 0.0
+    began: float = 0.0
+    """When it was sent (`time.monotonic()`)."""
 
 
 class Connection:
@@ -102,21 +104,26 @@ class Sender(threading.Thread):
         self.connection: Connection | None = None
 
     def run(self) -> None:
-        while not self.traffic.stopping.is_set():
+        period = 1 / self.traffic.rate if self.traffic.rate else 0.0
+        due = time.monotonic() + self.rng.random() * period
+        while not self.traffic.stopping.wait(max(0.0, due - time.monotonic()) if period else 0):
             self.send(self.body(len(self.deliveries)))
+            due = max(due + period, time.monotonic() - 1)  # what a second of silence kept back is never made up for
         self.hang_up()
 
     def body(self, number: int) -> bytes:
         choice = self.rng.random()
         large = self.traffic.very_large
+        if self.traffic.size:
+            return b'{"hook": %d, "number": %d, "pad": "%s"}' % (self.index, number, b"x" * self.traffic.size)
         size = VERY_LARGE if choice < large else LARGE if choice < large + 0.02 else self.rng.choice(SIZES)
         start = self.rng.randrange(len(PAD) - size)
         return b'{"hook": %d, "number": %d, "pad": "%s"}' % (self.index, number, PAD[start : start + size].encode())
 
     def send(self, body: bytes) -> None:
-        delivery = Delivery(self.index, len(self.deliveries), hashlib.sha256(body).hexdigest())
-        self.deliveries.append(delivery)
         began = time.monotonic()
+        delivery = Delivery(self.index, len(self.deliveries), hashlib.sha256(body).hexdigest(), began=began)
+        self.deliveries.append(delivery)
         try:
             self.connection = self.connection or Connection(self.traffic.port)
             delivery.status, headers = self.connection.post(self.path, body)
@@ -150,6 +157,10 @@ class Traffic:
     seed: str = "0"
     very_large: float = 0.003
     """The part of the bodies that is over a MiB."""
+    rate: float = 0.0
+    """Deliveries per second of each sender; 0: as soon as the one before is answered."""
+    size: int = 0
+    """About how large every body is; 0: of many sizes."""
     stopping: threading.Event = field(default_factory=threading.Event)
 
     def __enter__(self) -> Self:
@@ -167,6 +178,15 @@ class Traffic:
     @property
     def deliveries(self) -> list[Delivery]:
         return [delivery for sender in self.senders for delivery in list(sender.deliveries)]
+
+    @property
+    def in_flight(self) -> int:
+        """How many deliveries are sent and not answered."""
+        return sum(sender.deliveries[-1].fate == "in flight" for sender in self.senders if sender.deliveries)
+
+    def slowest(self) -> float:
+        """Return how long the slowest answer took, in seconds."""
+        return max((one.seconds for one in self.deliveries if one.fate != "in flight"), default=0.0)
 
     def fates(self) -> Counter[str]:
         """Count what became of the deliveries: by status where there was an answer."""
@@ -202,6 +222,7 @@ class Kept:
     digest: str
     size: int
     number: int
+    redelivered: bool = False
 
 
 def kept(state_dir: Path) -> Iterator[Kept]:
