@@ -16,31 +16,31 @@ LAYERS = (
     {"version", "model"},
     {"errors", "forms", "tsfield", "logs"},
     {"datasource", "ports", "auth", "body", "limits", "settings", "statedir", "listeners", "sdnotify"},
-    {"hookspecs", "hooks", "schema", "generic", "keys"},
+    {"hookspecs", "hooks", "schema", "generic", "keys", "jwk"},
     {"registry", "ingest"},
     {"testing", "config", "control_protocol", "examiner", "metrics", "http_problem"},
     {"control_client", "http_reply", "tenant_hooks"},
     {"http_admin", "http_config", "http_ingest", "control"},
-    {"http_front", "vitals"},
+    {"http_front", "vitals", "bearer"},
     {"daemon"},
     {"cli"},
     {"__main__"},
 )
 """A module may import what is in the lines above its own, and nothing of webhookd else."""
 
-ADAPTERS_IMPORT = {"model", "errors", "ports", "statedir"}
+ADAPTERS_IMPORT = {"model", "errors", "ports", "statedir", "auth", "jwk"}
 """What adapters may import, beside each other: the ports that they implement, and the folder that they write to."""
-ADAPTERS_IMPORTED_BY = {"daemon", "control*", "vitals", "cli*"}
+ADAPTERS_IMPORTED_BY = {"daemon", "control*", "vitals", "bearer", "cli*"}
 """Who may know which adapters there are; everybody else knows the ports."""
 
 LIBRARIES = {
     "pluggy": {"hookspecs", "registry"},
-    "tornado": {"http*", "daemon", "control", "listeners"},
+    "tornado": {"http*", "daemon", "control", "listeners", "adapters.fetch"},
     "jsonschema": {"schema"},
     "jsonschema_rs": {"schema"},
     "sqlite3": {"adapters*", "cli.check"},
-    "prometheus_client": {"metrics", "vitals", "http_admin"},
-    "jwt": {"auth", "keys", "cli.tokens"},
+    "prometheus_client": {"metrics", "vitals", "http_admin", "bearer"},
+    "jwt": {"auth", "keys", "jwk", "cli.tokens"},
 }
 """Where a library may be imported; `*` stands for the rest of a name."""
 

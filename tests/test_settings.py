@@ -325,8 +325,6 @@ def test_something_must_be_there_to_check_tokens_with():
     [
         ("store", "etcd://me:hunter2@a/p"),
         ("broker", "amqp://me:hunter2@a"),
-        ("jwks_url", "https://a.example/k"),
-        ("sts_url", "https://a.example"),
     ],
 )
 def test_what_this_version_cannot_do_is_told(key, value):

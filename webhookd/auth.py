@@ -1,7 +1,8 @@
-"""Whose bearer token is this? JSON Web Tokens are checked here, with keys that are given: no I/O."""
+"""Whose bearer token is this? JSON Web Tokens are checked here, with keys that are given: no I/O of its own."""
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,8 @@ HMAC_ALGORITHMS = ("HS256", "HS384", "HS512")
 RSA_ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512")
 _CURVE_ALGORITHMS = {"secp256r1": "ES256", "secp384r1": "ES384", "secp521r1": "ES512", "secp256k1": "ES256K"}
 
+PUBLIC_KEY_ALGORITHMS = (*RSA_ALGORITHMS, *_CURVE_ALGORITHMS.values(), "EdDSA")
+
 SHORTEST_SECRET = 32
 """How many bytes a key for HS256 should have at least (RFC 7518, section 3.2)."""
 
@@ -42,6 +45,23 @@ class Key:
 
     key: Any = field(repr=False)
     algorithms: tuple[str, ...]
+    kid: str | None = None
+    """What tokens call it by, where it was published with a name (RFC 7517, section 4.5)."""
+
+
+class PublishedKeys(Protocol):
+    """Keys that the issuer of tokens publishes and changes."""
+
+    @property
+    def algorithms(self) -> tuple[str, ...]:
+        """What any of them may ever be used with."""
+
+    @property
+    def keys(self) -> tuple[Key, ...]:
+        """The keys as they were last seen; empty before the first time."""
+
+    async def renew(self) -> None:
+        """Return once it is of no use to wait for other keys; raises `TokensUnavailable` if none were ever seen."""
 
 
 class OpaqueTokens(Protocol):
@@ -68,16 +88,28 @@ def public_key(pem: bytes, algorithms: Sequence[str] | None) -> Key:
     except ValueError:
         hint = ": it holds a private key, give the public one" if b"PRIVATE KEY" in pem else ""
         raise ConfigurationError(f"jwt_public_key_file holds no PEM public key or certificate{hint}") from None
+    possible = algorithms_of(key)
+    if not possible:
+        raise ConfigurationError("jwt_public_key_file: use an RSA, EC (P-256, P-384, P-521) or EdDSA key")
+    return Key(key, _chosen(possible, algorithms, "jwt_public_key_file"))
+
+
+def published_algorithms(algorithms: Sequence[str] | None) -> tuple[str, ...]:
+    """Return what published keys may be used with; raises `ConfigurationError` where that is nothing."""
+    return _chosen(PUBLIC_KEY_ALGORITHMS, algorithms, "jwks_url")
+
+
+def algorithms_of(key: object) -> tuple[str, ...]:
+    """Return what tokens may be signed with under this public key: one family (RFC 7518, section 3.1), or nothing."""
     match key:
         case rsa.RSAPublicKey():
-            possible: tuple[str, ...] = RSA_ALGORITHMS
+            return RSA_ALGORITHMS
         case ec.EllipticCurvePublicKey() if key.curve.name in _CURVE_ALGORITHMS:
-            possible = (_CURVE_ALGORITHMS[key.curve.name],)
+            return (_CURVE_ALGORITHMS[key.curve.name],)
         case ed25519.Ed25519PublicKey() | ed448.Ed448PublicKey():
-            possible = ("EdDSA",)
+            return ("EdDSA",)
         case _:
-            raise ConfigurationError("jwt_public_key_file: use an RSA, EC (P-256, P-384, P-521) or EdDSA key")
-    return Key(key, _chosen(possible, algorithms, "jwt_public_key_file"))
+            return ()
 
 
 def _chosen(possible: tuple[str, ...], wanted: Sequence[str] | None, source: str) -> tuple[str, ...]:
@@ -89,56 +121,85 @@ def _chosen(possible: tuple[str, ...], wanted: Sequence[str] | None, source: str
     return chosen
 
 
+class UnknownKey(Unauthenticated):
+    """The key that the token is signed with is none that is known; it may have been published since."""
+
+
 @dataclass(frozen=True, slots=True)
 class JsonWebTokens:
     """Checks JSON Web Tokens (RFC 7519, with the advice of RFC 8725) against the given keys and rules."""
 
     keys: tuple[Key, ...]
+    published: PublishedKeys | None = None
     issuer: str | None = None
     audience: str | None = None
     tenant_claim: str = "tenantId"
     require_exp: bool = True
 
     def caller(self, token: str, now: float) -> Caller:
-        """Return whose token this is at `now` (seconds since the epoch); raises `Unauthenticated` or `Forbidden`."""
+        """Return whose token this is at `now` (seconds since the epoch).
+
+        Keys that are given come first; where none of them signed it, those that are published. Raises
+        `Unauthenticated` (`UnknownKey` where the published keys hold none that fits) or `Forbidden`.
+        """
         claims = self._claims(token)
         self._check_times(claims, now)
         return tenant_of(claims.get(self.tenant_claim))
 
     def _claims(self, token: str) -> Mapping[str, Any]:
         try:
-            algorithm = jwt.get_unverified_header(token).get("alg")
-            key = next(key for key in self.keys if algorithm in key.algorithms)
-            return jwt.decode(
-                token,
-                key.key,
-                algorithms=list(key.algorithms),
-                issuer=self.issuer,
-                audience=self.audience,
-                options={
-                    "require": self._required(),
-                    "verify_aud": self.audience is not None,
-                    # times are checked by `_check_times`, against the caller's clock and by their type
-                    "verify_exp": False,
-                    "verify_nbf": False,
-                    "verify_iat": False,
-                    # nothing here depends on these, and issuers do use integers
-                    "verify_sub": False,
-                    "verify_jti": False,
-                },
-            )
-        except StopIteration:
-            raise Unauthenticated("the bearer token is signed with an algorithm that is not accepted") from None
+            header = jwt.get_unverified_header(token)
+            algorithm = header.get("alg")
+            given = [key for key in self.keys if algorithm in key.algorithms]
+            for key in given:
+                with contextlib.suppress(jwt.InvalidSignatureError):
+                    return self._decode(token, key)
+            if self.published is not None and algorithm in self.published.algorithms:
+                for key in self._fitting(self.published.keys, algorithm, header.get("kid")):
+                    with contextlib.suppress(jwt.InvalidSignatureError):
+                        return self._decode(token, key)
+            elif not given:
+                raise Unauthenticated("the bearer token is signed with an algorithm that is not accepted")
         except jwt.MissingRequiredClaimError as error:
             raise Unauthenticated(f"the bearer token lacks the claim {error.claim}") from None
         except jwt.InvalidIssuerError:
             raise Unauthenticated("the bearer token is from another issuer") from None
         except jwt.InvalidAudienceError:
             raise Unauthenticated("the bearer token is for another audience") from None
-        except jwt.InvalidSignatureError:
-            raise Unauthenticated("the bearer token's signature does not match") from None
         except (jwt.PyJWTError, ValueError, TypeError, RecursionError):
             raise Unauthenticated("the bearer token is malformed") from None
+        raise Unauthenticated("the bearer token's signature does not match")
+
+    @staticmethod
+    def _fitting(keys: Sequence[Key], algorithm: str, kid: str | None) -> list[Key]:
+        """Return the keys that the token calls by name (more than one may have it), or the only one that fits."""
+        fitting = [key for key in keys if algorithm in key.algorithms and kid in (None, key.kid)]
+        if not fitting:
+            raise UnknownKey("the bearer token is signed with a key that is not known")
+        if kid is None and len(fitting) > 1:
+            raise Unauthenticated("the bearer token does not name its key (kid), and more than one fits")
+        return fitting
+
+    def _decode(self, token: str, key: Key) -> Mapping[str, Any]:
+        claims: Mapping[str, Any] = jwt.decode(
+            token,
+            key.key,
+            algorithms=list(key.algorithms),
+            issuer=self.issuer,
+            audience=self.audience,
+            options={
+                "require": self._required(),
+                "verify_aud": self.audience is not None,
+                # times are checked by `_check_times`, against the caller's clock and by their type
+                "verify_exp": False,
+                "verify_nbf": False,
+                "verify_iat": False,
+                # nothing here depends on these, and issuers do use integers
+                "verify_sub": False,
+                "verify_jti": False,
+            },
+        )
+        return claims
 
     def _required(self) -> list[str]:
         claims = (("exp", self.require_exp), ("iss", self.issuer is not None), ("aud", self.audience is not None))
@@ -185,10 +246,19 @@ class Bearer:
         token = bearer_token(list(authorization))
         # what looks like a JWT and fails is never tried as an opaque token
         if self._tokens is not None and (self._opaque is None or token.count(".") == 2):  # noqa: PLR2004 - RFC 7519
-            return self._tokens.caller(token, now)
+            return await self._checked(self._tokens, token, now)
         if self._opaque is None:
             raise Unauthenticated("the bearer token is of a kind that is not accepted")
         return await self._opaque.caller(token)
+
+    async def _checked(self, tokens: JsonWebTokens, token: str, now: float) -> Caller:
+        try:
+            return tokens.caller(token, now)
+        except UnknownKey:
+            if tokens.published is None:
+                raise
+        await tokens.published.renew()
+        return tokens.caller(token, now)
 
 
 def bearer_token(authorization: Sequence[str]) -> str:

@@ -21,7 +21,7 @@ from tornado.netutil import bind_unix_socket
 from webhookd import logs, sdnotify
 from webhookd.adapters.spool import Spool
 from webhookd.adapters.sqlite import SqliteStore
-from webhookd.auth import Bearer
+from webhookd.bearer import TokenChecks
 from webhookd.control import control_app
 from webhookd.control_protocol import short_socket_path
 from webhookd.errors import StoreError
@@ -33,7 +33,6 @@ from webhookd.http_config import config_app
 from webhookd.http_front import Front
 from webhookd.http_ingest import Intake
 from webhookd.ingest import Ingest
-from webhookd.keys import json_web_tokens
 from webhookd.limits import Budget
 from webhookd.listeners import Listener, PatientSocket, inherited, listen
 from webhookd.metrics import DeliveryMetrics, Exposition
@@ -114,7 +113,14 @@ class Daemon:
     """The parts of a running daemon. `build` is their only constructor; what it opens, the given stack closes."""
 
     def __init__(
-        self, settings: Settings, statedir: StateDir, table: HookTable, spool: Spool, front: Front, vitals: Vitals
+        self,
+        settings: Settings,
+        statedir: StateDir,
+        table: HookTable,
+        spool: Spool,
+        front: Front,
+        vitals: Vitals,
+        tokens: TokenChecks,
     ) -> None:
         self.settings = settings
         self.statedir = statedir
@@ -122,6 +128,7 @@ class Daemon:
         self.spool = spool
         self.front = front
         self.vitals = vitals
+        self.tokens = tokens
         self._servers: list[HTTPServer] = []
 
     @classmethod
@@ -129,7 +136,7 @@ class Daemon:
         """Open everything but the listeners."""
         registry = load(settings.plugins_dir, settings.load_plugins)
         schemas = Schemas(registry)
-        bearer = Bearer(json_web_tokens(settings))
+        tokens = TokenChecks.open(settings, stack)
         statedir = stack.enter_context(StateDir.claim(settings.state_dir))
         table = HookTable()
         share = _share(settings, table)
@@ -157,10 +164,12 @@ class Daemon:
             log_refused=settings.log_deliveries != "none",
             on_accepted=accepted,
         )
-        vitals = Vitals(table, intake.budget, spool, lambda: intake.stopping)
+        vitals = Vitals(table, intake.budget, spool, lambda: intake.stopping, tokens.keys_missing)
         await stack.enter_async_context(_following(store, table, vitals))
-        service = TenantHooks(store, table, registry, schemas, bearer, settings.secret_grace, settings.public_url)
-        return cls(settings, statedir, table, spool, Front(intake, config_app(service)), vitals)
+        service = TenantHooks(
+            store, table, registry, schemas, tokens.bearer, settings.secret_grace, settings.public_url
+        )
+        return cls(settings, statedir, table, spool, Front(intake, config_app(service)), vitals, tokens)
 
     def listen(self, stack: contextlib.AsyncExitStack) -> Bound:
         """Bind the listeners and serve on them."""
@@ -174,7 +183,9 @@ class Daemon:
         if self.settings.admin_listen:
             admin = listen(self.settings.admin_listen, "admin_listen")
             stack.callback(admin.close)
-            exposition = Exposition(self.front.intake.metrics.collect, self.vitals.collect, pulse.collect)
+            exposition = Exposition(
+                self.front.intake.metrics.collect, self.vitals.collect, self.tokens.collect, pulse.collect
+            )
             self._serve(admin_app(self.vitals.readiness, exposition), admin.sockets)
         self._serve(control_app(self.spool), [_control_socket(self.statedir.control_socket, stack)])
         self._serve(self.front, public.sockets)

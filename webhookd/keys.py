@@ -7,14 +7,17 @@ import warnings
 import structlog
 from jwt import InsecureKeyLengthWarning
 
-from webhookd.auth import SHORTEST_SECRET, JsonWebTokens, Key, public_key, secret_key
+from webhookd.auth import SHORTEST_SECRET, JsonWebTokens, Key, PublishedKeys, public_key, secret_key
 from webhookd.settings import Settings, read_secret_file
 
 log = structlog.get_logger(__name__)
 
 
-def json_web_tokens(settings: Settings) -> JsonWebTokens:
-    """Return the rules for JSON Web Tokens; raises `ConfigurationError` for a file that holds no such key."""
+def json_web_tokens(settings: Settings, published: PublishedKeys | None = None) -> JsonWebTokens:
+    """Return the rules for JSON Web Tokens; raises `ConfigurationError` for a file that holds no such key.
+
+    `published` are the keys of `jwks_url`, where it is set.
+    """
     warnings.simplefilter("ignore", InsecureKeyLengthWarning)  # said once, below, and not again for each token
     keys: list[Key] = []
     if settings.jwt_secret_file is not None:
@@ -27,6 +30,7 @@ def json_web_tokens(settings: Settings) -> JsonWebTokens:
         keys.append(public_key(pem, settings.jwt_algorithms))
     return JsonWebTokens(
         keys=tuple(keys),
+        published=published,
         issuer=settings.jwt_issuer,
         audience=settings.jwt_audience,
         tenant_claim=settings.jwt_tenant_claim,

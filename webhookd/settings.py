@@ -175,8 +175,6 @@ def unsupported(settings: Settings) -> None:
     for key, absent in (
         ("store", not settings.store.startswith("sqlite:") and "sqlite:///ABSOLUTE/PATH"),
         ("broker", settings.broker != "spool:" and "spool:"),
-        ("jwks_url", bool(settings.jwks_url) and "jwt_public_key_file"),
-        ("sts_url", bool(settings.sts_url) and "jwt_secret_file or jwt_public_key_file"),
     ):
         if absent:
             raise ConfigurationError(f"{key}: this version cannot use {settings.shown(key)} yet; use {absent}")

@@ -57,6 +57,7 @@ class Vitals:
     budget: Budget
     spool: Spool
     stopping: Callable[[], bool]
+    keys_missing: Callable[[], bool]
     store_fault: str | None = None
     """Why the hooks in memory no longer follow the store; None while they do."""
 
@@ -79,6 +80,8 @@ class Vitals:
         stats = self.spool.stats
         if self.store_fault is not None:
             yield f"store down: {self.store_fault}"
+        if self.keys_missing():
+            yield "jwks: never loaded"
         usable = Sizes.of(stats.max_bytes).pages_max * PAGE  # the rest is the WAL's
         if not stats.full and stats.used > FILLING * usable:
             yield f"spool filling: {stats.used} of {usable} bytes"

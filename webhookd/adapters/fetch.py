@@ -1,0 +1,162 @@
+"""One GET is put to a neighbour, and it ends: within so many seconds, with so many bytes, or with a reason."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import socket
+import ssl
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import unquote, urlsplit, urlunsplit
+
+from tornado.http1connection import HTTP1Connection, HTTP1ConnectionParameters
+from tornado.httputil import (
+    HTTPHeaders,
+    HTTPMessageDelegate,
+    RequestStartLine,
+    ResponseStartLine,
+)
+from tornado.iostream import StreamClosedError, UnsatisfiableReadError
+from tornado.netutil import ExecutorResolver
+from tornado.tcpclient import TCPClient
+
+from webhookd.errors import ConfigurationError
+
+PATIENCE = 3.0
+"""How long an exchange may take, in seconds: waiting for its turn, looking up the name, connecting and TLS included."""
+AT_A_TIME = 20
+"""How many exchanges with one neighbour may be in work; what comes beyond waits for its turn."""
+MAX_HEADER = 16 * 1024
+RESOLVERS = 2
+"""How many names may be looked up at a time."""
+PORTS = {"http": 80, "https": 443}
+
+
+class Unanswered(Exception):
+    """There was no whole answer; the text says why, in words for a log line: no part of the question is in it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a neighbour is: its URL without user and password, which are sent as Basic authentication (RFC 7617)."""
+
+    url: str
+    headers: dict[str, str] = field(repr=False)
+
+    @classmethod
+    def of(cls, url: str) -> Place:
+        """Take a URL of the settings apart."""
+        parts = urlsplit(url)
+        userinfo, _, where = parts.netloc.rpartition("@")
+        headers = {"Host": where, "Accept": "application/json", "User-Agent": "webhookd", "Connection": "close"}
+        if userinfo:
+            user, _, password = userinfo.partition(":")
+            pair = f"{unquote(user)}:{unquote(password)}".encode()
+            headers["Authorization"] = f"Basic {base64.b64encode(pair).decode()}"
+        return cls(urlunsplit(parts._replace(netloc=where)).rstrip("/"), headers)
+
+
+def trust(cafile: Path | None, key: str) -> ssl.SSLContext:
+    """Return TLS that trusts the CA certificates in `cafile`, or those of the system where there is none.
+
+    Raises `ConfigurationError`, which names the setting `key`, for a file that holds no certificates.
+    """
+    try:
+        return ssl.create_default_context(cafile=cafile)
+    except ssl.SSLError:
+        raise ConfigurationError(f"{key}: {cafile} holds no CA certificates (PEM)") from None
+    except OSError as error:
+        raise ConfigurationError(f"{key}: {cafile} cannot be read: {error.strerror}") from None
+
+
+class Answer(HTTPMessageDelegate):
+    """What comes back, whatever its status; a redirect is an answer, and nobody goes there."""
+
+    def __init__(self) -> None:
+        self.status = 0
+        self.body = b""
+        self.whole = False
+
+    def headers_received(self, start_line: RequestStartLine | ResponseStartLine, headers: HTTPHeaders) -> None:  # noqa: ARG002 - Tornado's
+        """Keep the status."""
+        if isinstance(start_line, ResponseStartLine):
+            self.status = start_line.code
+
+    def data_received(self, chunk: bytes) -> None:
+        """Keep a part of the body; Tornado bounds the whole."""
+        self.body += chunk
+
+    def finish(self) -> None:
+        """Know that all of it is there."""
+        self.whole = True
+
+
+class Fetcher:
+    """GETs from one neighbour, over a connection for each. Has to be made on the event loop.
+
+    This is what Tornado's own client is made of, and not that client: it keeps no deadline over its queue, cannot be
+    cancelled, and logs a traceback for a connection that is reset.
+    """
+
+    def __init__(self, place: Place, tls: ssl.SSLContext, *, most: int) -> None:
+        self.place = place
+        self._most = most
+        url = urlsplit(place.url)
+        self._host = url.hostname or ""
+        self._port = url.port or PORTS[url.scheme]
+        self._path = url.path
+        self._tls = tls if url.scheme == "https" else None
+        self._turns = asyncio.Semaphore(AT_A_TIME)
+        # asyncio's own threads are those of the ingest: a name server that does not answer must not fill them
+        self._resolvers = ThreadPoolExecutor(RESOLVERS, thread_name_prefix="resolver")
+        self._tcp = TCPClient(ExecutorResolver(executor=self._resolvers, close_executor=False))
+
+    async def get(self, path: str = "") -> Answer:
+        """Return the answer to a GET of `path`, appended to the neighbour's URL; raises `Unanswered`."""
+        try:
+            async with asyncio.timeout(PATIENCE), self._turns:
+                answer = await self._exchange((self._path + path) or "/")
+        except TimeoutError:
+            raise Unanswered(f"no answer within {PATIENCE:g} s") from None
+        except (OSError, UnicodeError, UnsatisfiableReadError) as error:
+            raise Unanswered(self._words(error)) from None
+        if not answer.whole:
+            raise Unanswered(self._words(None))
+        return answer
+
+    async def _exchange(self, target: str) -> Answer:
+        room = self._most + MAX_HEADER
+        stream = await self._tcp.connect(self._host, self._port, ssl_options=self._tls, max_buffer_size=room)
+        try:
+            stream.set_nodelay(True)
+            limits = HTTP1ConnectionParameters(no_keep_alive=True, max_header_size=MAX_HEADER, max_body_size=self._most)
+            connection = HTTP1Connection(stream, is_client=True, params=limits)
+            await connection.write_headers(RequestStartLine("GET", target, ""), HTTPHeaders(self.place.headers))
+            connection.finish()
+            answer = Answer()
+            await connection.read_response(answer)
+        finally:
+            stream.close()
+        return answer
+
+    def _words(self, error: BaseException | None) -> str:
+        if isinstance(error, StreamClosedError):
+            error = error.real_error
+        match error:
+            case ssl.SSLCertVerificationError():
+                return f"its certificate is not trusted: {error.verify_message}"
+            case ssl.SSLError():
+                return f"TLS failed: {error.reason}"
+            case socket.gaierror() | UnicodeError():
+                return "its name was not found"
+            case OSError(strerror=str(reason)):
+                return f"no connection: {reason}"
+            case _:
+                return f"the answer broke off, is no HTTP, or is over {self._most} bytes"
+
+    def close(self) -> None:
+        """Let go of everything."""
+        self._tcp.close()
+        self._resolvers.shutdown(wait=False, cancel_futures=True)
