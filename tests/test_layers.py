@@ -41,6 +41,8 @@ LIBRARIES = {
     "sqlite3": {"adapters*", "cli.check"},
     "prometheus_client": {"metrics", "vitals", "http_admin", "bearer"},
     "jwt": {"auth", "keys", "jwk", "cli.tokens"},
+    "aiormq": {"adapters.amqp*"},
+    "pamqp": {"adapters.amqp*"},
 }
 """Where a library may be imported; `*` stands for the rest of a name."""
 
@@ -216,6 +218,6 @@ def test_module_docstring_is_there(path: Path) -> None:
 
 def test_standard_library_and_declared_dependencies_are_all_that_is_imported() -> None:
     declared = {"tornado", "jwt", "cryptography", "jsonschema", "jsonschema_rs", "referencing", "pluggy", "msgspec"}
-    declared |= {"click", "prometheus_client", "structlog", "uuid_utils"}
+    declared |= {"click", "prometheus_client", "structlog", "uuid_utils", "aiormq", "pamqp"}
     tops = {module.partition(".")[0] for path in TREES for module, _ in imported(path)}
     assert tops - sys.stdlib_module_names - declared == {"webhookd"}
