@@ -1,0 +1,173 @@
+"""A Link to RabbitMQ: comes back by itself whenever it is lost, and says what became of each message."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Sequence
+
+import structlog
+
+from webhookd.adapters.amqp_address import Address, Files
+from webhookd.adapters.amqp_connection import CONNECT_TIMEOUT, Opened, connected, faults
+from webhookd.adapters.amqp_fault import ACCESS_REFUSED, LinkFault
+from webhookd.adapters.amqp_session import Session
+from webhookd.adapters.amqp_topology import ensure_exchange, may_write
+from webhookd.errors import NotSent
+from webhookd.model import Message
+from webhookd.ports import Durable, LinkState
+
+CLOSE_TIMEOUT = 2.0
+"""Seconds that `close` waits for what is in flight."""
+RETRY = (0.2, 10.0)
+"""The first and the longest wait between two attempts, in seconds."""
+RETRY_DENIED = (1.0, 30.0)
+"""The same where an operator has to act first."""
+CLOSED = "the link is closed"
+
+log = structlog.get_logger(__name__)
+
+
+class AmqpLink:
+    """A Link to the first of `urls` that works. `purpose` tells it from others in logs and in the broker's lists.
+
+    Raises ConfigurationError for a URL that asks for what there is not.
+    """
+
+    def __init__(self, urls: Sequence[str], exchange: str, *, purpose: str, files: Files | None = None) -> None:
+        self._addresses = [Address.of(url) for url in urls]
+        self._exchange = exchange
+        self._purpose = purpose
+        self._files = files or Files()
+        self._session: Session | None = None
+        self._fault = "not connected yet"
+        self._state: LinkState = "down"
+        self._callbacks: list[Callable[[], None]] = []
+        self._ask_first = False
+        """Whether to ask, once connected, if the user may publish: it was refused before."""
+        self._closed = False
+        self._task: asyncio.Task[None] | None = None
+        self._log = log.bind(link=purpose)
+
+    def start(self) -> None:
+        """Connect in the background, and stay connected until `close`."""
+        self._task = asyncio.get_running_loop().create_task(self._run(), name=f"amqp {self._purpose}")
+
+    @property
+    def state(self) -> LinkState:
+        """As the port promises."""
+        if self._session is None or self._session.ended.done():
+            return "down"
+        return "up" if self._session.blocked is None else "blocked"
+
+    @property
+    def fault(self) -> str | None:
+        """As the port promises."""
+        if self._session is None:
+            return self._fault
+        if self._session.ended.done():
+            return str(self._session.ended.result())
+        blocked = self._session.blocked
+        return None if blocked is None else f"{self._session.address} reads nothing: {blocked}"
+
+    @property
+    def in_flight(self) -> int:
+        """How many messages the broker has still to answer for, those whose caller gave up included."""
+        return 0 if self._session is None else self._session.in_flight
+
+    def on_change(self, changed: Callable[[], None]) -> None:
+        """As the port promises."""
+        self._callbacks.append(changed)
+
+    def publish(self, message: Message) -> asyncio.Future[Durable]:
+        """As the port promises."""
+        session = self._session
+        if session is not None and session.writable:
+            return session.publish(message)
+        future: asyncio.Future[Durable] = asyncio.get_running_loop().create_future()
+        future.set_exception(NotSent(self.fault or "the link is down"))
+        return future
+
+    async def close(self) -> None:
+        """Wait CLOSE_TIMEOUT for what is in flight, then let go; publishing fails with NotSent from the call on."""
+        session, self._session = self._session, None
+        self._closed, self._fault = True, CLOSED
+        self._tell()
+        if session is not None and session.writable:
+            await session.finish(CLOSE_TIMEOUT)
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait({self._task})
+            self._task = None
+
+    # --- the supervisor ----------------------------------------------------------------------------------------------
+
+    async def _run(self) -> None:
+        """Serve by each address in turn; wait longer each time that none has confirmed anything."""
+        wait = 0.0
+        while not self._closed:
+            first, longest = RETRY
+            for address in self._addresses:
+                session = Session(address, self._exchange, self._tell)
+                fault = await self._serve(session)
+                if fault.denied:
+                    first, longest = RETRY_DENIED
+                if session.confirms.confirmed:
+                    wait = 0.0
+            wait = min(max(first, wait * 2), longest)
+            await asyncio.sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311  not for secrets
+
+    async def _serve(self, session: Session) -> LinkFault:
+        """Publish by one connection until it ends, and return why it did, or never came up."""
+        try:
+            async with connected(session, self._files, f"webhookd/{self._purpose}") as opened:
+                with faults(session):
+                    async with asyncio.timeout(CONNECT_TIMEOUT):
+                        await self._prepare(session, opened)
+                if not self._closed:
+                    await self._publish_until_the_end(session)
+            return session.ended.result() if session.ended.done() else LinkFault(CLOSED)
+        except LinkFault as fault:
+            self._down(fault)
+            return fault
+
+    async def _publish_until_the_end(self, session: Session) -> None:
+        self._session = session
+        self._fault = ""
+        self._tell()
+        try:
+            await asyncio.wait({session.ended})
+        finally:
+            session.end(LinkFault(CLOSED))
+            self._session = None
+            self._down(session.ended.result())
+
+    async def _prepare(self, session: Session, opened: Opened) -> None:
+        """See to exchange and permission, each on a channel of its own, and open the channel for publishing."""
+        await ensure_exchange(opened.connection, session.address, self._exchange)
+        if self._ask_first and not await may_write(opened.connection, self._exchange):
+            raise LinkFault.of_publish(ACCESS_REFUSED, "still refused", session.address, self._exchange)
+        channel = await opened.connection.channel()
+        session.opened(opened.tap.write, channel.number, opened.connection.connection_tune.frame_max)
+
+    def _down(self, fault: LinkFault) -> None:
+        self._ask_first |= fault.may_not_write
+        if self._closed:
+            return
+        if str(fault) != self._fault:
+            self._log.warning("broker down", reason=str(fault))
+        self._fault = str(fault)
+        self._tell()
+
+    def _tell(self) -> None:
+        """Tell of the state if it is another than was told last."""
+        state = self.state
+        if state == self._state:
+            return
+        self._state = state
+        if state == "up":
+            self._log.info("broker up", broker=str(self._session.address) if self._session else None)
+        elif state == "blocked":
+            self._log.warning("broker blocked", reason=self.fault)
+        for changed in self._callbacks:
+            changed()
