@@ -89,7 +89,8 @@ def test_a_short_key_is_said_once(tmp_path):
         ({"load_plugins": "githbu"}, 2, "githbu"),
         ({"state_dir": f"{__file__}/below"}, 2, "state_dir"),
         ({"spool_max_bytes": "1kB"}, 2, "spool_max_bytes"),
-        ({"store": "etcd://127.0.0.1:2379/webhookd"}, 2, "store"),
+        ({"store": "etcd://127.0.0.1:1/webhookd", "store_user": "me"}, 2, "store_password_file"),
+        ({"store": "etcd://127.0.0.1:1/webhookd", "store_cafile": "/nowhere/ca"}, 2, "/nowhere/ca"),
         ({"listen": "192.0.2.1:80"}, 1, "set listen"),
     ],
 )

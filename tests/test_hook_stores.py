@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import secrets
 import sqlite3
 import stat
@@ -9,23 +10,29 @@ import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 from structlog.testing import capture_logs
 
 from webhookd.adapters import sqlite
+from webhookd.adapters.etcd import EtcdStore
+from webhookd.adapters.etcd_client import Access
 from webhookd.adapters.memory import MemoryStore
 from webhookd.adapters.sqlite import SqliteStore
 from webhookd.errors import Conflict, StoreError
+from webhookd.forms import etcd_url
 from webhookd.model import Hook, Secret
 from webhookd.ports import Change, Checked, Deleted, HookStore, Lost, Snapshot
 
-STORES: dict[str, Callable[[Path], HookStore]] = {
-    "memory": lambda folder: MemoryStore(),
-    "sqlite": lambda folder: SqliteStore(folder / "hooks.db"),
+STORES: dict[str, Callable[[Any], HookStore]] = {
+    "memory": lambda where: MemoryStore(),
+    "sqlite": lambda where: SqliteStore(where / "hooks.db"),
+    "etcd": lambda where: EtcdStore(*etcd_url(where), Access()),
 }
-DURABLE = ["sqlite"]
+"""How to open each store, from a folder or from the URL of a prefix in etcd."""
+DURABLE = ["sqlite", "etcd"]
 """Those whose hooks outlive the process."""
 
 
@@ -49,11 +56,15 @@ class Follower:
     def __init__(self, store: HookStore) -> None:
         self.seen: list[Change] = []
         self.hooks: dict[str, Hook] = {}
+        self.checked = -math.inf
         self._news = asyncio.Event()
         self.task = asyncio.create_task(self._follow(store.changes()))
 
     async def _follow(self, changes: AsyncIterator[Change]) -> None:
         async for change in changes:
+            if isinstance(change, Checked):
+                self.checked = change.at
+                continue
             self.seen.append(change)
             match change:
                 case Snapshot():
@@ -72,7 +83,7 @@ class Follower:
 
     @property
     def revisions(self) -> list[int]:
-        return [change.revision for change in self.seen if not isinstance(change, Checked | Lost)]
+        return [change.revision for change in self.seen if not isinstance(change, Lost)]
 
     async def stop(self) -> None:
         self.task.cancel()
@@ -93,11 +104,11 @@ async def following(store: HookStore) -> AsyncIterator[Follower]:
 Scenario = Callable[[HookStore], Awaitable[None]]
 
 
-def run(folder: Path, name: str, *scenarios: Scenario) -> None:
+def run(where: Path | str, name: str, *scenarios: Scenario) -> None:
     """Run each scenario on the store, which is opened anew for each."""
 
     async def one(scenario: Scenario) -> None:
-        store = STORES[name](folder)
+        store = STORES[name](where)
         try:
             await scenario(store)
         finally:
@@ -107,14 +118,18 @@ def run(folder: Path, name: str, *scenarios: Scenario) -> None:
         asyncio.run(one(scenario))
 
 
+def place(request) -> Path | str:
+    return request.getfixturevalue("etcd_prefix" if request.param == "etcd" else "tmp_path")
+
+
 @pytest.fixture(params=list(STORES))
-def try_store(request, tmp_path) -> Callable[[Scenario], None]:
-    return lambda scenario: run(tmp_path, request.param, scenario)
+def try_store(request) -> Callable[[Scenario], None]:
+    return lambda scenario: run(place(request), request.param, scenario)
 
 
 @pytest.fixture(params=DURABLE)
-def try_durable(request, tmp_path) -> Callable[..., None]:
-    return lambda *scenarios: run(tmp_path, request.param, *scenarios)
+def try_durable(request) -> Callable[..., None]:
+    return lambda *scenarios: run(place(request), request.param, *scenarios)
 
 
 async def all_of(store: HookStore) -> dict[str, Hook]:
@@ -125,7 +140,8 @@ async def all_of(store: HookStore) -> dict[str, Hook]:
 def test_an_empty_store_begins_with_an_empty_snapshot(try_store):
     async def scenario(store):
         async with following(store) as follower:
-            assert follower.seen == [Snapshot((), 0)]
+            (snapshot,) = follower.seen
+            assert (snapshot.hooks, snapshot.set_aside) == ((), {})
 
     try_store(scenario)
 

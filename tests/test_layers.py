@@ -22,6 +22,7 @@ LAYERS = (
     {"control_client", "http_reply", "tenant_hooks"},
     {"http_admin", "http_config", "http_ingest", "control"},
     {"http_front", "vitals", "bearer"},
+    {"neighbours", "following"},
     {"daemon"},
     {"cli"},
     {"__main__"},
@@ -30,7 +31,7 @@ LAYERS = (
 
 ADAPTERS_IMPORT = {"model", "errors", "ports", "statedir", "auth", "jwk"}
 """What adapters may import, beside each other: the ports that they implement, and the folder that they write to."""
-ADAPTERS_IMPORTED_BY = {"daemon", "control*", "vitals", "bearer", "cli*"}
+ADAPTERS_IMPORTED_BY = {"daemon", "neighbours", "control*", "vitals", "bearer", "cli*"}
 """Who may know which adapters there are; everybody else knows the ports."""
 
 LIBRARIES = {
@@ -40,13 +41,15 @@ LIBRARIES = {
     "jsonschema_rs": {"schema"},
     "sqlite3": {"adapters*", "cli.check"},
     "prometheus_client": {"metrics", "vitals", "http_admin", "bearer"},
+    "aetcd": {"adapters.etcd_rpc"},
+    "grpc": {"adapters.etcd_rpc"},
     "jwt": {"auth", "keys", "jwk", "cli.tokens"},
     "aiormq": {"adapters.amqp*"},
     "pamqp": {"adapters.amqp*"},
 }
 """Where a library may be imported; `*` stands for the rest of a name."""
 
-ENVIRONMENT = {"settings", "sdnotify", "cli*"}
+ENVIRONMENT = {"settings", "sdnotify", "cli*", "adapters.etcd_rpc"}
 """Who may look into the environment."""
 
 STATUSES = {200, 201, 204, 400, 401, 403, 404, 405, 408, 413, 415, 417, 422, 431, 500, 501, 503}
@@ -218,6 +221,6 @@ def test_module_docstring_is_there(path: Path) -> None:
 
 def test_standard_library_and_declared_dependencies_are_all_that_is_imported() -> None:
     declared = {"tornado", "jwt", "cryptography", "jsonschema", "jsonschema_rs", "referencing", "pluggy", "msgspec"}
-    declared |= {"click", "prometheus_client", "structlog", "uuid_utils", "aiormq", "pamqp"}
+    declared |= {"click", "prometheus_client", "structlog", "uuid_utils", "aiormq", "pamqp", "aetcd", "grpc"}
     tops = {module.partition(".")[0] for path in TREES for module, _ in imported(path)}
     assert tops - sys.stdlib_module_names - declared == {"webhookd"}

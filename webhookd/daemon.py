@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import gc
 import os
 import signal
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,13 +19,11 @@ from tornado.netutil import bind_unix_socket
 
 from webhookd import logs, sdnotify
 from webhookd.adapters.spool import Spool
-from webhookd.adapters.sqlite import SqliteStore
 from webhookd.bearer import TokenChecks
 from webhookd.control import control_app
 from webhookd.control_protocol import short_socket_path
-from webhookd.errors import StoreError
 from webhookd.examiner import Examiner, Plugins
-from webhookd.forms import sqlite_path
+from webhookd.following import following
 from webhookd.hooks import HookTable
 from webhookd.http_admin import admin_app
 from webhookd.http_config import config_app
@@ -37,7 +34,7 @@ from webhookd.limits import Budget
 from webhookd.listeners import Listener, PatientSocket, inherited, listen
 from webhookd.metrics import DeliveryMetrics, Exposition
 from webhookd.model import Message
-from webhookd.ports import HookStore, Lost
+from webhookd.neighbours import hook_store
 from webhookd.registry import load
 from webhookd.schema import Schemas
 from webhookd.settings import Settings
@@ -50,9 +47,6 @@ MAX_HEADER = 32 * 1024
 IDLE_TIMEOUT = 60.0
 BODY_TIMEOUT = 60.0
 _NO_LIMIT = 1 << 40  # bodies are bounded by our own exchanges, which answer 413; Tornado's limit answers 400
-LOAD_TIMEOUT = 5.0
-"""How long a start waits, in seconds, for the hooks, before it serves without knowing them."""
-RETRY_STORE = 1.0
 
 log = structlog.get_logger(__name__)
 
@@ -148,7 +142,7 @@ class Daemon:
             share=share,
         )
         stack.push_async_callback(spool.close)
-        store = _store(settings)
+        store = hook_store(settings)
         stack.push_async_callback(store.close)
         examiner = Examiner(_plugins(settings), settings.publish_timeout)
         stack.push_async_callback(examiner.close)
@@ -165,7 +159,7 @@ class Daemon:
             on_accepted=accepted,
         )
         vitals = Vitals(table, intake.budget, spool, lambda: intake.stopping, tokens.keys_missing)
-        await stack.enter_async_context(_following(store, table, vitals))
+        await stack.enter_async_context(following(store, table, vitals))
         service = TenantHooks(
             store, table, registry, schemas, tokens.bearer, settings.secret_grace, settings.public_url
         )
@@ -224,10 +218,6 @@ def _share(settings: Settings, table: HookTable) -> Callable[[], float]:
     return share
 
 
-def _store(settings: Settings) -> HookStore:
-    return SqliteStore(sqlite_path(settings.store))
-
-
 def _plugins(settings: Settings) -> Plugins:
     return Plugins(str(settings.plugins_dir) if settings.plugins_dir else None, settings.load_plugins)
 
@@ -251,33 +241,3 @@ def _watchdog() -> Callable[[], None]:
             sdnotify.notify("WATCHDOG=1")
 
     return feed
-
-
-@contextlib.asynccontextmanager
-async def _following(store: HookStore, table: HookTable, vitals: Vitals) -> AsyncIterator[None]:
-    """Keep `table` current; enter once it has been loaded, or after LOAD_TIMEOUT without."""
-    task = asyncio.get_running_loop().create_task(_follow(store, table, vitals))
-    try:
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(table.first_snapshot(), LOAD_TIMEOUT)
-        gc.collect()
-        gc.freeze()  # hooks are here to stay: no collection need look at them again
-        yield
-    finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
-
-
-async def _follow(store: HookStore, table: HookTable, vitals: Vitals) -> None:
-    while True:
-        try:
-            async for change in store.changes():
-                table.apply(change)
-                vitals.store_fault = change.reason if isinstance(change, Lost) else None
-        except StoreError as error:
-            if vitals.store_fault is None:
-                log.error("the hooks in memory no longer follow the store", error=str(error))
-            vitals.store_fault = str(error)
-            table.apply(Lost(str(error)))
-        await asyncio.sleep(RETRY_STORE)

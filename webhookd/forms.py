@@ -32,7 +32,8 @@ _HOST = r"(?:[A-Za-z0-9](?:[A-Za-z0-9._-]{0,251}[A-Za-z0-9])?|\[[0-9A-Fa-f:.]{2,
 _ADDRESS = re.compile(rf"({_HOST}):(\d{{1,5}})", re.ASCII)
 _HTTP_BASE = re.compile(rf"https?://{_HOST}(?::(\d{{1,5}}))?/?", re.ASCII)
 _HTTP_URL = re.compile(r"https?://(?:[^\s/?#@]+@)?" + _HOST + r"(?::(\d{1,5}))?(?:/[^\s?#]*)?", re.ASCII)
-_ETCD = re.compile(rf"etcd://({_HOST}(?::\d{{1,5}})?(?:,{_HOST}(?::\d{{1,5}})?)*)/[^\s?#]+", re.ASCII)
+_ENDPOINT = re.compile(rf"({_HOST})(?::(\d{{1,5}}))?", re.ASCII)
+_ETCD = re.compile(rf"etcd://({_HOST}(?::\d{{1,5}})?(?:,{_HOST}(?::\d{{1,5}})?)*)(/[^\s?#]+)", re.ASCII)
 _AMQP = re.compile(r"amqps?://(?:[^\s/?#@,]+@)?" + _HOST + r"(?::\d{1,5})?(?:/[^\s/#]*)?", re.ASCII)
 _NEXT_URL = re.compile(r",(?=(?:amqps?|etcd|https?)://)")
 _USERINFO = re.compile(r"\A((?:(?:amqps?|etcd|https?):|[a-z][a-z0-9+.-]*:(?=/))?/*).*@", re.IGNORECASE | re.DOTALL)
@@ -97,6 +98,18 @@ def sqlite_path(store: str) -> Path:
     if rest == store or not rest.startswith("/") or "\0" in rest or rest.endswith("/"):
         raise ValueError
     return Path("/" + rest.lstrip("/"))
+
+
+def etcd_url(store: str) -> tuple[list[str], str]:
+    """Return the endpoints (`host:port`) and the prefix that the store URL `etcd://host:port[,host:port]/prefix` names.
+
+    Without a port it is 2379, etcd's own; the prefix begins with a slash and does not end with one.
+    """
+    match = _ETCD.fullmatch(store)
+    if match is None or not (prefix := match[2].rstrip("/")):
+        raise ValueError
+    endpoints = [_ENDPOINT.fullmatch(endpoint) for endpoint in match[1].split(",")]
+    return [f"{endpoint[1]}:{_port(endpoint[2]) or 2379}" for endpoint in endpoints if endpoint], prefix
 
 
 def sizes(least: int = 1, most: int = 2**53) -> Form[int]:
@@ -255,7 +268,7 @@ def _http_url(text: str) -> bool:
 
 
 def _store(text: str) -> bool:
-    return not text or (bool(sqlite_path(text)) if text.startswith("sqlite:") else bool(_ETCD.fullmatch(text)))
+    return not text or bool(sqlite_path(text) if text.startswith("sqlite:") else etcd_url(text))
 
 
 def _broker(text: str) -> bool:

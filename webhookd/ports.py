@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from asyncio import Future
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -84,7 +84,7 @@ class HookStore(Protocol):
         Deleting what is not there is no error. Raises `StoreError` when the store cannot be reached or written.
         """
 
-    def changes(self) -> AsyncIterator[Change]:
+    def changes(self) -> AsyncGenerator[Change, None]:
         """Yield a `Snapshot`, then each change after it, in order, none missing; after any gap another `Snapshot`.
 
         A store that others write to too is `Checked` every few seconds, and `Lost` while it cannot be followed. Never

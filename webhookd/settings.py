@@ -172,10 +172,7 @@ def check_tokens(settings: Settings) -> None:
 
 def unsupported(settings: Settings) -> None:
     """Raise ConfigurationError for what this version knows of and cannot do yet."""
-    for key, absent in (
-        ("store", not settings.store.startswith("sqlite:") and "sqlite:///ABSOLUTE/PATH"),
-        ("broker", settings.broker != "spool:" and "spool:"),
-    ):
+    for key, absent in (("broker", settings.broker != "spool:" and "spool:"),):
         if absent:
             raise ConfigurationError(f"{key}: this version cannot use {settings.shown(key)} yet; use {absent}")
 

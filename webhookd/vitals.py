@@ -80,6 +80,8 @@ class Vitals:
         stats = self.spool.stats
         if self.store_fault is not None:
             yield f"store down: {self.store_fault}"
+        if self.table.set_aside:
+            yield f"set aside: {len(self.table.set_aside)} hooks"
         if self.keys_missing():
             yield "jwks: never loaded"
         usable = Sizes.of(stats.max_bytes).pages_max * PAGE  # the rest is the WAL's
@@ -96,6 +98,7 @@ class Vitals:
         stats = self.spool.stats
         yield gauge("webhookd_hooks", "Hooks in memory.", len(self.table))
         yield gauge("webhookd_hooks_current", "1 while the hooks are known to be current.", float(self.table.current))
+        yield gauge("webhookd_hooks_set_aside", "Hooks whose record cannot be read.", float(len(self.table.set_aside)))
         yield gauge("webhookd_tenants", "Tenants that have hooks.", self.table.tenants)
         yield gauge("webhookd_in_flight_deliveries", "Deliveries in work.", self.budget.deliveries)
         yield gauge("webhookd_in_flight_bytes", "Bytes of deliveries in work.", self.budget.bytes)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 import msgspec
 
@@ -31,7 +31,7 @@ class Changes:
         self._gap = True
         self._wake.set()
 
-    async def follow(self) -> AsyncIterator[Change]:
+    async def follow(self) -> AsyncGenerator[Change, None]:
         """Yield what was pushed and what will be, until the next gap."""
         while True:
             while self._queue:
@@ -70,7 +70,7 @@ class MemoryStore:
             self._push(Deleted(token, self.revision))
         return self.revision
 
-    async def changes(self) -> AsyncIterator[Change]:
+    async def changes(self) -> AsyncGenerator[Change, None]:
         """As the port promises."""
         self._changes = changes = Changes()
         changes.push(Snapshot(tuple(self.hooks.values()), self.revision))

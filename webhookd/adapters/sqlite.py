@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -66,7 +66,7 @@ class SqliteStore:
         """Make the file hold exactly this snapshot, for a start without the store that it was taken of."""
         await self._run(partial(self._replace_all, snapshot))
 
-    async def changes(self) -> AsyncIterator[Change]:
+    async def changes(self) -> AsyncGenerator[Change, None]:
         """As the port promises."""
         while True:
             changes = Changes()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -114,12 +116,31 @@ def _daemon(settings: Settings) -> str | None:
 def _store(settings: Settings) -> str:
     from webhookd.adapters.sqlite import VERSION  # noqa: PLC0415 - see check
 
+    if not settings.store.startswith("sqlite:"):
+        return asyncio.run(_etcd(settings))
     path = sqlite_path(settings.store)
     if not path.exists():
         if not path.parent.is_dir() and path.parent != settings.state_dir:
             raise Faulty(f"the folder {path.parent} is not there: make it, or set store")
         return f"{path} is not there yet; the daemon makes it"
     return f"{path}, hooks: {_count(path, 'hook', VERSION)}"
+
+
+async def _etcd(settings: Settings) -> str:
+    from webhookd.neighbours import etcd_store  # noqa: PLC0415 - see check
+    from webhookd.ports import Snapshot  # noqa: PLC0415
+
+    store = etcd_store(settings)
+    try:
+        async with contextlib.aclosing(store.changes()) as changes:
+            change = await anext(changes)
+    finally:
+        await store.close()
+    if not isinstance(change, Snapshot):
+        raise Faulty(f"{getattr(change, 'reason', change)}; see to it, or to the store settings")
+    if change.set_aside:
+        raise Faulty(f"{len(change.set_aside)} records cannot be read: put them right, or delete them and their hooks")
+    return f"{settings.shown('store')}, hooks: {len(change.hooks)}"
 
 
 def _broker(settings: Settings) -> str:

@@ -1,0 +1,41 @@
+"""The world as the settings name it: each part's adapter is chosen by the scheme of its URL, and imported on use."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from webhookd.errors import ConfigurationError
+from webhookd.forms import etcd_url, sqlite_path
+from webhookd.ports import HookStore
+from webhookd.settings import Settings, read_secret_file
+
+
+def hook_store(settings: Settings) -> HookStore:
+    """Return the store of the hooks; raises ConfigurationError where its settings do not fit together."""
+    if settings.store.startswith("sqlite:"):
+        from webhookd.adapters.sqlite import SqliteStore  # noqa: PLC0415 - see above
+
+        return SqliteStore(sqlite_path(settings.store))
+    return etcd_store(settings)
+
+
+def etcd_store(settings: Settings) -> HookStore:
+    """Return the store in etcd itself; raises ConfigurationError where its settings do not fit together."""
+    user, password_file = settings.store_user, settings.store_password_file
+    for key, other in (("store_user", "store_password_file"), ("store_keyfile", "store_certfile")):
+        if bool(getattr(settings, key)) != bool(getattr(settings, other)):
+            raise ConfigurationError(f"{key} and {other} go together: set both or none")
+    for key in ("store_cafile", "store_certfile", "store_keyfile", "store_password_file"):
+        if path := getattr(settings, key):
+            read_secret_file(path, key)
+    from webhookd.adapters.etcd import EtcdStore  # noqa: PLC0415 - see above
+    from webhookd.adapters.etcd_client import Access  # noqa: PLC0415
+
+    access = Access(
+        user=user,
+        password=partial(read_secret_file, password_file, "store_password_file") if password_file else bytes,
+        cafile=settings.store_cafile,
+        certfile=settings.store_certfile,
+        keyfile=settings.store_keyfile,
+    )
+    return EtcdStore(*etcd_url(settings.store), access)
