@@ -11,14 +11,14 @@ from far_side import EXCHANGE, FarSide
 from test_publishers import a_message
 
 from webhookd.adapters.amqp import AmqpLink
-from webhookd.adapters.amqp_address import Files
+from webhookd.adapters.amqp_access import Access
 from webhookd.errors import Nacked, NotSent, OutcomeUnknown, Unroutable
 from webhookd.ports import LinkState
 
 
 @contextlib.asynccontextmanager
-async def linked(*urls: str, up: bool = True, files: Files | None = None) -> AsyncIterator[AmqpLink]:
-    link = AmqpLink(urls, EXCHANGE, purpose="test", files=files)
+async def linked(*urls: str, up: bool = True, **access: Any) -> AsyncIterator[AmqpLink]:
+    link = AmqpLink(Access(urls=",".join(urls), **access), EXCHANGE, purpose="test")
     link.start()
     try:
         if up:

@@ -3,42 +3,44 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import random
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable
 
 import structlog
 
-from webhookd.adapters.amqp_address import Address, Files
+from webhookd.adapters.amqp_access import Access, Address
 from webhookd.adapters.amqp_connection import CONNECT_TIMEOUT, Opened, connected, faults
 from webhookd.adapters.amqp_fault import ACCESS_REFUSED, LinkFault
 from webhookd.adapters.amqp_session import Session
 from webhookd.adapters.amqp_topology import ensure_exchange, may_write
-from webhookd.errors import NotSent
+from webhookd.errors import ConfigurationError, NotSent
 from webhookd.model import Message
 from webhookd.ports import Durable, LinkState
 
+HEARTBEAT = 5
+"""Seconds between heartbeats: aiormq gives up a broker that is silent for 3 * (HEARTBEAT + 1) of them."""
 CLOSE_TIMEOUT = 2.0
 """Seconds that `close` waits for what is in flight."""
 RETRY = (0.2, 10.0)
 """The first and the longest wait between two attempts, in seconds."""
 RETRY_DENIED = (1.0, 30.0)
 """The same where an operator has to act first."""
+LASTING = 10.0
+"""Seconds after which a connection was good even if it had nothing to confirm."""
 CLOSED = "the link is closed"
 
 log = structlog.get_logger(__name__)
 
 
 class AmqpLink:
-    """A Link to the first of `urls` that works. `purpose` tells it from others in logs and in the broker's lists.
+    """A Link to the brokers of `access`, tried in turn; `purpose` tells it from others in logs and on the broker."""
 
-    Raises ConfigurationError for a URL that asks for what there is not.
-    """
-
-    def __init__(self, urls: Sequence[str], exchange: str, *, purpose: str, files: Files | None = None) -> None:
-        self._addresses = [Address.of(url) for url in urls]
+    def __init__(self, access: Access, exchange: str, *, purpose: str) -> None:
+        self._access = access
         self._exchange = exchange
         self._purpose = purpose
-        self._files = files or Files()
         self._session: Session | None = None
         self._fault = "not connected yet"
         self._state: LinkState = "down"
@@ -68,7 +70,7 @@ class AmqpLink:
         if self._session.ended.done():
             return str(self._session.ended.result())
         blocked = self._session.blocked
-        return None if blocked is None else f"{self._session.address} reads nothing: {blocked}"
+        return None if blocked is None else f"{self._session.address.shown}: the broker reads nothing: {blocked}"
 
     @property
     def in_flight(self) -> int:
@@ -103,33 +105,38 @@ class AmqpLink:
     # --- the supervisor ----------------------------------------------------------------------------------------------
 
     async def _run(self) -> None:
-        """Serve by each address in turn; wait longer each time that none has confirmed anything."""
-        wait = 0.0
-        while not self._closed:
-            first, longest = RETRY
-            for address in self._addresses:
-                session = Session(address, self._exchange, self._tell)
-                fault = await self._serve(session)
-                if fault.denied:
-                    first, longest = RETRY_DENIED
-                if session.confirms.confirmed:
-                    wait = 0.0
-            wait = min(max(first, wait * 2), longest)
-            await asyncio.sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311  not for secrets
+        """Serve by each URL in turn; wait longer after each round in which none was any good."""
+        urls = len(self._access.urls.split(","))
+        wait, tried = 0.0, 0
+        for at in itertools.count():
+            good, fault = await self._serve(at % urls)
+            wait, tried = (0.0, 1) if good else (wait, tried + 1)
+            if tried >= urls:
+                first, longest = RETRY_DENIED if fault.denied else RETRY
+                wait, tried = min(max(first, wait * 2), longest), 0
+                await asyncio.sleep(wait * random.uniform(0.5, 1.0))  # noqa: S311  not for secrets
 
-    async def _serve(self, session: Session) -> LinkFault:
-        """Publish by one connection until it ends, and return why it did, or never came up."""
+    async def _serve(self, at: int) -> tuple[bool, LinkFault]:
+        """Publish by one connection until it ends; return whether it was any good, and why it ended."""
         try:
-            async with connected(session, self._files, f"webhookd/{self._purpose}") as opened:
+            session = Session(await self._address(at), self._exchange, self._tell)
+            async with connected(session, self._access, f"webhookd/{self._purpose}") as opened:
                 with faults(session):
                     async with asyncio.timeout(CONNECT_TIMEOUT):
                         await self._prepare(session, opened)
-                if not self._closed:
-                    await self._publish_until_the_end(session)
-            return session.ended.result() if session.ended.done() else LinkFault(CLOSED)
+                begun = time.monotonic()
+                await self._publish_until_the_end(session)
+                lasted = time.monotonic() - begun
+            return bool(session.confirms.confirmed) or lasted > LASTING, session.ended.result()
         except LinkFault as fault:
             self._down(fault)
-            return fault
+            return False, fault
+
+    async def _address(self, at: int) -> Address:
+        try:
+            return (await asyncio.to_thread(self._access.addresses, HEARTBEAT))[at]
+        except ConfigurationError as error:
+            raise LinkFault(str(error), denied=True) from error
 
     async def _publish_until_the_end(self, session: Session) -> None:
         self._session = session
@@ -144,6 +151,8 @@ class AmqpLink:
 
     async def _prepare(self, session: Session, opened: Opened) -> None:
         """See to exchange and permission, each on a channel of its own, and open the channel for publishing."""
+        if self._closed:
+            raise LinkFault(CLOSED)
         await ensure_exchange(opened.connection, session.address, self._exchange)
         if self._ask_first and not await may_write(opened.connection, self._exchange):
             raise LinkFault.of_publish(ACCESS_REFUSED, "still refused", session.address, self._exchange)
@@ -166,7 +175,7 @@ class AmqpLink:
             return
         self._state = state
         if state == "up":
-            self._log.info("broker up", broker=str(self._session.address) if self._session else None)
+            self._log.info("broker up", broker=self._session.address.shown if self._session else None)
         elif state == "blocked":
             self._log.warning("broker blocked", reason=self.fault)
         for changed in self._callbacks:

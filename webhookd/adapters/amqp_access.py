@@ -20,6 +20,9 @@ class Address:
     """One broker. `url` holds the password, `shown` what may be shown: host and port, and the vhost."""
 
     url: str = field(repr=False)
+    host: str
+    port: int
+    vhost: str
     user: str
     shown: str
     tls: bool
@@ -73,6 +76,9 @@ def _address(url: str, password: str | None, heartbeat: int) -> Address:
     userinfo = f"{quote(user, safe='')}:{quote(secret, safe='')}"
     return Address(
         url=f"{parts.scheme}://{userinfo}@{host}:{port}/{quote(vhost, safe='')}?heartbeat={heartbeat}",
+        host=parts.hostname or "",
+        port=port,
+        vhost=vhost,
         user=user,
         shown=f"{host}:{port}" if vhost == "/" else f"{host}:{port}, vhost {vhost}",
         tls=parts.scheme == "amqps",

@@ -14,11 +14,12 @@ from aiormq.abc import AbstractConnection
 from aiormq.connection import Connection
 from aiormq.exceptions import AMQPError
 
-from webhookd.adapters.amqp_address import FileFault, Files
+from webhookd.adapters.amqp_access import Access
 from webhookd.adapters.amqp_fault import LinkFault
 from webhookd.adapters.amqp_frames import NO_LIMIT
 from webhookd.adapters.amqp_session import Session
 from webhookd.adapters.amqp_tap import Tap, TapFactory
+from webhookd.errors import ConfigurationError
 
 CONNECT_TIMEOUT = 10.0
 """Seconds within which a connection is up, or given up."""
@@ -37,10 +38,10 @@ class Opened:
 
 
 @contextlib.asynccontextmanager
-async def connected(session: Session, files: Files, name: str) -> AsyncIterator[Opened]:
+async def connected(session: Session, access: Access, name: str) -> AsyncIterator[Opened]:
     """Connect to the session's address, as `name` in the broker's lists; let go of it at the end. Raises LinkFault."""
     with faults(session):
-        opened = await _open(session, files, name)
+        opened = await _open(session, access, name)
     try:
         yield opened
     finally:
@@ -52,7 +53,7 @@ def faults(session: Session) -> Iterator[None]:
     """Say what goes wrong with a connection as LinkFault; what ended the session explains it best."""
     try:
         yield
-    except FileFault as error:
+    except ConfigurationError as error:
         raise LinkFault(str(error), denied=True) from error
     except asyncio.CancelledError as error:
         # aiormq raises it at those who wait for a connection that it gave up: nobody cancelled us then
@@ -67,7 +68,7 @@ def faults(session: Session) -> Iterator[None]:
 
 
 def _explained(session: Session, reason: str) -> LinkFault:
-    return session.ended.result() if session.ended.done() else LinkFault(f"{session.address}: {reason}")
+    return session.ended.result() if session.ended.done() else LinkFault(f"{session.address.shown}: {reason}")
 
 
 def _words(error: Exception) -> str:
@@ -78,15 +79,14 @@ def _words(error: Exception) -> str:
     return f"{type(error).__name__} {error}"
 
 
-async def _open(session: Session, files: Files, name: str) -> Opened:
+async def _open(session: Session, access: Access, name: str) -> Opened:
     address = session.address
-    context = await asyncio.to_thread(address.tls_context, files)
-    url = await asyncio.to_thread(address.url, files)
+    context = await asyncio.to_thread(access.tls) if address.tls else None
     factory = TapFactory(address, context, session)
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT):
             connection: Connection = await aiormq.connect(
-                url, transport_factory=factory, client_properties={"connection_name": name}
+                address.url, transport_factory=factory, client_properties={"connection_name": name}
             )
     except BaseException:
         factory.tap.abort()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Self
 
-from webhookd.adapters.amqp_address import Address
+from webhookd.adapters.amqp_access import Address
 
 ACCESS_REFUSED = 403
 NOT_FOUND = 404
@@ -28,19 +28,19 @@ class LinkFault(Exception):
     def of_connection(cls, code: int, text: str, address: Address) -> Self:
         """Return the fault behind a connection that the broker closed, with this code and text."""
         if code == ACCESS_REFUSED:
-            reason = f"{address} does not let user {address.user!r} in (see to user and password): {text}"
+            reason = f"{address.shown}: user {address.user} is refused (compare its name and password): {text}"
         elif code == NOT_ALLOWED:
-            reason = f"user {address.user!r} may not use vhost {address.vhost!r} of {address}: {text}"
+            reason = f"{address.shown}: the vhost is not there, or user {address.user} may do nothing in it: {text}"
         else:
-            return cls(f"{address} closed the connection: {code} {text}")
+            return cls(f"{address.shown}: the broker closed the connection: {code} {text}")
         return cls(reason, denied=True)
 
     @classmethod
     def of_publish(cls, code: int, text: str, address: Address, exchange: str) -> Self:
         """Return the fault behind a channel that the broker closed because of a publish to `exchange`."""
         if code == ACCESS_REFUSED:
-            reason = f"user {address.user!r} may not write to exchange {exchange!r} of {address}: {text}"
+            reason = f"{address.shown}: user {address.user} may not write to exchange {exchange}: {text}"
             return cls(reason, denied=True, may_not_write=True)
         if code == NOT_FOUND:
-            return cls(f"exchange {exchange!r} is gone from {address}: {text}")
-        return cls(f"{address} closed the channel: {code} {text}")
+            return cls(f"{address.shown}: exchange {exchange} is gone: {text}")
+        return cls(f"{address.shown}: the broker closed the channel: {code} {text}")

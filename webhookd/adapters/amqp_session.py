@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 from pamqp import commands
 
-from webhookd.adapters.amqp_address import Address
+from webhookd.adapters.amqp_access import Address
 from webhookd.adapters.amqp_channel import Confirms
 from webhookd.adapters.amqp_fault import LinkFault
 from webhookd.adapters.amqp_frames import (
@@ -129,7 +129,7 @@ class Session:
 
     def broken(self, reason: str) -> None:
         """As the tap's watcher."""
-        self.end(LinkFault(f"{self.address}: {reason}"))
+        self.end(LinkFault(f"{self.address.shown}: {reason}"))
 
     def _of_connection(self, method: bytes, frame: bytes) -> None:
         if method == CONNECTION_BLOCKED:

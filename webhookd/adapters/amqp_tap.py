@@ -8,7 +8,7 @@ from typing import Any, Protocol, cast
 
 from aiormq.connection import TransportFactory
 
-from webhookd.adapters.amqp_address import Address
+from webhookd.adapters.amqp_access import Address
 from webhookd.adapters.amqp_frames import HEARTBEAT_FRAME, FrameError, Incoming
 
 SIGN_OF_LIFE = 1.0

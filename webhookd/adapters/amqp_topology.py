@@ -6,7 +6,7 @@ from aiormq.abc import AbstractConnection
 from aiormq.exceptions import ChannelAccessRefused, ChannelNotFoundEntity, ChannelPreconditionFailed
 from pamqp import commands
 
-from webhookd.adapters.amqp_address import Address
+from webhookd.adapters.amqp_access import Address
 from webhookd.adapters.amqp_fault import LinkFault
 
 EXCHANGE_TYPE = "topic"
@@ -25,12 +25,12 @@ async def ensure_exchange(connection: AbstractConnection, address: Address, exch
         await channel.exchange_declare(exchange, exchange_type=EXCHANGE_TYPE, durable=True)
     except ChannelAccessRefused as error:
         raise LinkFault(
-            f"exchange {exchange!r} is missing in {address}, and user {address.user!r} may not make it: make it "
-            f"(topic, durable, no arguments): {error}",
+            f"{address.shown}: exchange {exchange} is missing, and user {address.user} may not make it: make it "
+            f"(topic, durable, without arguments): {error}",
             denied=True,
         ) from error
     except ChannelPreconditionFailed as error:
-        raise LinkFault(f"exchange {exchange!r} cannot be made: {error}", denied=True) from error
+        raise LinkFault(f"{address.shown}: exchange {exchange} cannot be made: {error}", denied=True) from error
     await channel.close()
 
 
