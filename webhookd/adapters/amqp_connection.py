@@ -62,7 +62,7 @@ def faults(session: Session) -> Iterator[None]:
             raise
         raise _explained(session, "the connection broke off") from error
     except TimeoutError as error:
-        raise _explained(session, "no answer in time") from error
+        raise LinkFault(f"{session.address.shown}: no answer in time") from error
     except (AMQPError, OSError) as error:
         raise _explained(session, _words(error)) from error
 
