@@ -29,17 +29,18 @@ class Records:
         self._spool = spool
         self._written = written
         self._gone: set[int] = set()
-        self._marks: dict[Mark, set[int]] = {}
+        self._marks: dict[int, Mark] = {}
         self._task: asyncio.Task[None] | None = None
 
     def confirmed(self, seq: int) -> None:
         """Have a message deleted."""
         self._gone.add(seq)
+        self._marks.pop(seq, None)
         self._wake()
 
     def mark(self, seq: int, state: State, reason: str) -> None:
-        """Have a message marked; until it is, it is passed over if it is set aside, and may be tried if it is not."""
-        self._marks.setdefault((state, reason), set()).add(seq)
+        """Have a message marked, over any mark that is not on disk yet."""
+        self._marks[seq] = (state, reason)
         self._wake()
 
     async def close(self) -> None:
@@ -67,15 +68,13 @@ class Records:
                 await self._spool.confirm(gone)
                 self.taken -= gone
                 gone = set()
-            for mark in tuple(marks):
-                await self._spool.mark(marks[mark], *mark)
-                chosen = marks.pop(mark)
+            for mark, chosen in _grouped(marks).items():
+                await self._spool.mark(chosen, *mark)
                 if mark[0] is State.SET_ASIDE:
-                    self.taken -= chosen
+                    self.taken.difference_update(chosen)
         except (SpoolError, asyncio.CancelledError) as error:
             self._gone |= gone
-            for mark, chosen in marks.items():
-                self._marks.setdefault(mark, set()).update(chosen)
+            self._marks = marks | self._marks
             if isinstance(error, asyncio.CancelledError):
                 raise
             self._fail(error)
@@ -89,3 +88,10 @@ class Records:
         if not self.failing:
             log.error("spool cannot note what the broker has confirmed: the drain pauses", reason=str(error))
         self.failing = True
+
+
+def _grouped(marks: dict[int, Mark]) -> dict[Mark, list[int]]:
+    groups: dict[Mark, list[int]] = {}
+    for seq, mark in marks.items():
+        groups.setdefault(mark, []).append(seq)
+    return groups
