@@ -21,7 +21,8 @@ LAYERS = (
     {"testing", "config", "control_protocol", "examiner", "metrics", "http_problem"},
     {"control_client", "http_reply", "tenant_hooks"},
     {"http_admin", "http_config", "http_ingest", "control"},
-    {"http_front", "vitals", "bearer"},
+    {"http_front", "outlet", "bearer"},
+    {"vitals"},
     {"neighbours", "following"},
     {"daemon"},
     {"cli"},
@@ -31,7 +32,7 @@ LAYERS = (
 
 ADAPTERS_IMPORT = {"model", "errors", "ports", "statedir", "auth", "jwk"}
 """What adapters may import, beside each other: the ports that they implement, and the folder that they write to."""
-ADAPTERS_IMPORTED_BY = {"daemon", "neighbours", "control*", "vitals", "bearer", "cli*"}
+ADAPTERS_IMPORTED_BY = {"daemon", "neighbours", "control*", "outlet", "vitals", "bearer", "cli*"}
 """Who may know which adapters there are; everybody else knows the ports."""
 
 LIBRARIES = {
@@ -40,7 +41,7 @@ LIBRARIES = {
     "jsonschema": {"schema"},
     "jsonschema_rs": {"schema"},
     "sqlite3": {"adapters*", "cli.check"},
-    "prometheus_client": {"metrics", "vitals", "http_admin", "bearer"},
+    "prometheus_client": {"outlet", "metrics", "vitals", "http_admin", "bearer"},
     "aetcd": {"adapters.etcd_rpc"},
     "grpc": {"adapters.etcd_rpc"},
     "jwt": {"auth", "keys", "jwk", "cli.tokens"},

@@ -257,10 +257,14 @@ def test_readiness_table_is_that_of_the_code() -> None:
     tree = ast.parse((ROOT / "webhookd" / "vitals.py").read_text())
     said: dict[str, str] = {}
     for function in ast.walk(tree):
-        if isinstance(function, ast.FunctionDef) and function.name in ("_unready", "_degraded"):
-            for node in ast.walk(function):
-                for words in yielded(node):
-                    said[words.partition(":")[0]] = function.name[1:]
+        if isinstance(function, ast.FunctionDef) and function.name in (
+            "_unready",
+            "_closed_spool",
+            "_degraded",
+            "_degraded_spool",
+        ):
+            status = "degraded" if function.name.startswith("_degraded") else "unready"
+            said |= {words.partition(":")[0]: status for node in ast.walk(function) for words in yielded(node)}
     documented = {
         code(reason)[0]: status
         for reason, status, _ in table(OPERATING, "| reason | status | what it means, and what to do |")

@@ -14,7 +14,7 @@ from webhookd import forms, settings
 from webhookd.cli.options import SECTIONS
 from webhookd.errors import ConfigurationError
 from webhookd.forms import mask_url
-from webhookd.settings import KEYS, Settings, check_tokens, load_settings, read_secret_file, unsupported
+from webhookd.settings import KEYS, Settings, check_tokens, load_settings, read_secret_file
 
 PAGE = Path(__file__).parents[1] / "docs" / "settings.md"
 
@@ -318,14 +318,6 @@ def test_something_must_be_there_to_check_tokens_with():
         check_tokens(load({key: "/k"}))
     for key in ("jwks_url", "sts_url"):
         check_tokens(load({key: "https://a.example"}))
-
-
-@pytest.mark.parametrize(("key", "value"), [("broker", "amqp://me:hunter2@a")])
-def test_what_this_version_cannot_do_is_told(key, value):
-    with pytest.raises(ConfigurationError, match=f"^{key}: this version cannot use .* yet; use ") as caught:
-        unsupported(load({key: value}))
-    assert "hunter2" not in str(caught.value)
-    unsupported(load())
 
 
 # --- secrets in files ------------------------------------------------------------------------------------------------

@@ -35,6 +35,7 @@ from webhookd.listeners import Listener, PatientSocket, inherited, listen
 from webhookd.metrics import DeliveryMetrics, Exposition
 from webhookd.model import Message
 from webhookd.neighbours import hook_store
+from webhookd.outlet import Outlet
 from webhookd.registry import load
 from webhookd.schema import Schemas
 from webhookd.settings import Settings
@@ -142,6 +143,7 @@ class Daemon:
             share=share,
         )
         stack.push_async_callback(spool.close)
+        outlet = await Outlet.open(settings, spool, stack)
         store = hook_store(settings)
         stack.push_async_callback(store.close)
         examiner = Examiner(_plugins(settings), settings.publish_timeout)
@@ -149,7 +151,7 @@ class Daemon:
         metrics = DeliveryMetrics()
         intake = Intake(
             ingest=Ingest(table, registry, schemas, settings.max_body),
-            publisher=spool,
+            publisher=outlet.publisher,
             examiner=examiner,
             budget=Budget(settings.max_in_flight, settings.max_in_flight_bytes, share),
             metrics=metrics,
@@ -158,7 +160,7 @@ class Daemon:
             log_refused=settings.log_deliveries != "none",
             on_accepted=accepted,
         )
-        vitals = Vitals(table, intake.budget, spool, lambda: intake.stopping, tokens.keys_missing)
+        vitals = Vitals(table, intake.budget, spool, outlet, lambda: intake.stopping, tokens.keys_missing)
         await stack.enter_async_context(following(store, table, vitals))
         service = TenantHooks(
             store, table, registry, schemas, tokens.bearer, settings.secret_grace, settings.public_url
@@ -178,7 +180,11 @@ class Daemon:
             admin = listen(self.settings.admin_listen, "admin_listen")
             stack.callback(admin.close)
             exposition = Exposition(
-                self.front.intake.metrics.collect, self.vitals.collect, self.tokens.collect, pulse.collect
+                self.front.intake.metrics.collect,
+                self.vitals.collect,
+                self.vitals.outlet.collect,
+                self.tokens.collect,
+                pulse.collect,
             )
             self._serve(admin_app(self.vitals.readiness, exposition), admin.sockets)
         self._serve(control_app(self.spool), [_control_socket(self.statedir.control_socket, stack)])

@@ -170,13 +170,6 @@ def check_tokens(settings: Settings) -> None:
         )
 
 
-def unsupported(settings: Settings) -> None:
-    """Raise ConfigurationError for what this version knows of and cannot do yet."""
-    for key, absent in (("broker", settings.broker != "spool:" and "spool:"),):
-        if absent:
-            raise ConfigurationError(f"{key}: this version cannot use {settings.shown(key)} yet; use {absent}")
-
-
 def read_secret_file(path: Path, key: str) -> bytes:
     """Return the secret in the file that the setting `key` names, without the newline that editors end a file with.
 

@@ -15,6 +15,7 @@ from webhookd.hooks import HookTable
 from webhookd.http_admin import Readiness
 from webhookd.limits import Budget
 from webhookd.metrics import Histogram, gauge, gauges
+from webhookd.outlet import Outlet
 
 FILLING = 0.8
 """From this part of its limit on the spool is called filling."""
@@ -56,6 +57,7 @@ class Vitals:
     table: HookTable
     budget: Budget
     spool: Spool
+    outlet: Outlet
     stopping: Callable[[], bool]
     keys_missing: Callable[[], bool]
     store_fault: str | None = None
@@ -66,24 +68,36 @@ class Vitals:
         return Readiness(tuple(self._unready()), tuple(self._degraded()))
 
     def _unready(self) -> Iterator[str]:
-        stats = self.spool.stats
         if self.stopping():
             yield "stopping"
         if not self.table.loaded:
             yield "hooks never loaded"
+        if self.outlet.state != "up":
+            yield from self._closed_spool()
+
+    def _closed_spool(self) -> Iterator[str]:
+        stats = self.spool.stats
         if stats.failing is not None:
             yield f"spool failing: {stats.failing}"
         elif stats.full:
             yield "spool full"
 
     def _degraded(self) -> Iterator[str]:
-        stats = self.spool.stats
+        for state, words in (("down", "broker down"), ("blocked", "broker blocked")):
+            if self.outlet.state == state:
+                yield f"{words}: {self.outlet.fault}"
+        if self.outlet.state == "up":
+            yield from self._closed_spool()
         if self.store_fault is not None:
             yield f"store down: {self.store_fault}"
         if self.table.set_aside:
             yield f"set aside: {len(self.table.set_aside)} hooks"
         if self.keys_missing():
             yield "jwks: never loaded"
+        yield from self._degraded_spool()
+
+    def _degraded_spool(self) -> Iterator[str]:
+        stats = self.spool.stats
         usable = Sizes.of(stats.max_bytes).pages_max * PAGE  # the rest is the WAL's
         if not stats.full and stats.used > FILLING * usable:
             yield f"spool filling: {stats.used} of {usable} bytes"

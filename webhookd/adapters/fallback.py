@@ -101,13 +101,19 @@ class Fallback:
         return fallback
 
     @property
+    def state(self) -> LinkState:
+        """That of the worst link; one that does not answer is down."""
+        if any(breaker.open for breaker in self._breakers.values()):
+            return "down"
+        states = [link.state for link in self._links]
+        return "down" if "down" in states else "blocked" if "blocked" in states else "up"
+
+    @property
     def fault(self) -> str | None:
-        """What is wrong with the way to the broker, in words for an operator; None where nothing is."""
-        for state in ("down", "blocked"):
-            for link in self._links:
-                if link.state == state:
-                    return f"broker {state}: {link.fault}" if link.fault else f"broker {state}"
-        return "broker down: it does not answer" if self.stats.silent else None
+        """Why `state` is what it is, in words for an operator; None where it is up."""
+        state = self.state
+        faults = [link.fault for link in self._links if link.state == state]
+        return None if state == "up" else next((fault for fault in faults if fault), "it does not answer")
 
     @property
     def stats(self) -> FallbackStats:

@@ -17,7 +17,7 @@ from webhookd.cli.options import SettingsCommand, config_option, settings_of
 from webhookd.cli.output import json_option, printable, show, show_json
 from webhookd.errors import ConfigurationError
 from webhookd.forms import sqlite_path
-from webhookd.settings import Settings, check_tokens, unsupported
+from webhookd.settings import Settings, check_tokens
 from webhookd.statedir import CONTROL_SOCKET, SPOOL_DB, refuse_wider
 
 
@@ -64,7 +64,6 @@ def check(*, as_json: bool, config: Path | None, **flags: str | None) -> int:
 def _findings(config: Path | None, flags: dict[str, str | None]) -> Iterator[Finding]:
     try:
         settings = settings_of(config, flags)
-        unsupported(settings)
     except ConfigurationError as error:
         yield Finding("settings", ok=False, detail=str(error))
         return

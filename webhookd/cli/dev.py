@@ -21,7 +21,7 @@ from webhookd.cli.config_api import ConfigApi
 from webhookd.cli.options import SettingsCommand, config_option, settings_of
 from webhookd.cli.output import printable, say, show
 from webhookd.cli.tokens import checked_tenant, mint, tenant_id
-from webhookd.settings import Settings, read_secret_file, unsupported
+from webhookd.settings import Settings, read_secret_file
 from webhookd.version import __version__
 
 if TYPE_CHECKING:
@@ -61,7 +61,6 @@ def dev(tenant: str, config: Path | None, **flags: str | None) -> int:
     # what matters here is printed, so that the log need only say what is wrong
     environ = os.environ if config else {"WEBHOOKD_LOG_LEVEL": "warning", **os.environ}
     settings = settings_of(config or Path(os.devnull), flags, environ)
-    unsupported(settings)
     if settings.jwt_secret_file is None:
         settings = replace(settings, jwt_secret_file=_in_memory(secrets.token_hex(32)))
     from webhookd import daemon  # noqa: PLC0415 - `--help` needs no Tornado

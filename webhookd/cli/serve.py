@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from webhookd.cli.options import SettingsCommand, config_option, settings_of
-from webhookd.settings import check_tokens, unsupported
+from webhookd.settings import check_tokens
 
 
 @click.command(cls=SettingsCommand)
@@ -26,7 +26,6 @@ def serve(config: Path | None, **flags: str | None) -> int:
     Exit status: 0 stopped as told, 1 failed, 2 wrong usage or settings.
     """  # noqa: D301 - \b keeps click from wrapping the examples
     settings = settings_of(config, flags)
-    unsupported(settings)
     check_tokens(settings)
     from webhookd import daemon  # noqa: PLC0415 - `--help` and a bad setting need no Tornado
 
