@@ -23,8 +23,8 @@ HEARTBEAT = 5
 """Seconds between heartbeats: aiormq gives up a broker that is silent for 3 * (HEARTBEAT + 1) of them."""
 CLOSE_TIMEOUT = 2.0
 """Seconds that `close` waits for what is in flight."""
-RETRY = (0.2, 10.0)
-"""The first and the longest wait between two attempts, in seconds."""
+RETRY = (0.2, 4.0)
+"""The first and the longest wait between two attempts, in seconds: the spool is drained within 5 s of a return."""
 RETRY_DENIED = (1.0, 30.0)
 """The same where an operator has to act first."""
 LASTING = 10.0

@@ -55,6 +55,7 @@ class Drain:
         self._careful_until = 0.0
         self._closing = False
         self._begun_at = 0
+        self._told = 0
 
     # --- told by the owner ----------------------------------------------------------------------------------------
 
@@ -144,8 +145,9 @@ class Drain:
         line.fault = failed
         line.place = Place.NOWHERE
         if self._lines.get(line.hook) is not line:
-            if not self._lines:
-                log.info("spool drained", messages=self.drained)
+            if not self._lines and self.drained > self._told:
+                log.info("spool drained", messages=self.drained - self._told)
+                self._told = self.drained
             return
         if turn.failures:
             line.large = turn.failures[0][0].bytes > MIB
