@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import contextlib
 import gc
 import hashlib
 import json
@@ -9,6 +10,7 @@ import logging
 import socket
 import threading
 import time
+from http.client import HTTPException
 
 import pytest
 from certificates import Certificates
@@ -439,6 +441,24 @@ def test_a_silent_sts_gives_503_and_delays_nobody_else(tmp_path, stand_in):
         assert 2.5 < time.monotonic() - begun < 15
         assert [answer.status for answer in answers] == [503] * 25
         assert len(stand_in.asked) == 5
+
+
+def ask_in_vain(daemon, token):
+    with contextlib.suppress(OSError, HTTPException):
+        ask(daemon, token)
+
+
+def test_a_stop_does_not_wait_for_the_sts(tmp_path, stand_in):
+    stand_in.fault = "silent"
+    with Daemon(tmp_path, sts_url=stand_in.url, stop_timeout="20s") as daemon:
+        asking = threading.Thread(target=ask_in_vain, args=(daemon, TOKEN))
+        asking.start()
+        until(lambda: stand_in.asked)
+        assert daemon.stop() == 0
+        asking.join()
+        (line,) = [line for line in map(json.loads, daemon.log.splitlines()) if line["message"] == "config request"]
+        assert line["status"] == 503
+        assert "bug" not in daemon.log
 
 
 def test_an_sts_behind_tls(tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from typing import Any, ClassVar
 
@@ -18,6 +19,7 @@ from webhookd.errors import (
     MethodNotAllowed,
     NotFound,
     Rejected,
+    Stopping,
     StoreUnavailable,
 )
 from webhookd.http_problem import PROBLEM_TYPE, bug, http_date, problem, problem_body, reason_phrase
@@ -76,6 +78,8 @@ class ConfigHandler(web.RequestHandler):
     def write_error(self, status_code: int, **kwargs: Any) -> None:
         """Answer with a problem, whatever it was."""
         error = kwargs.get("exc_info", (None, None, None))[1]
+        if isinstance(error, asyncio.CancelledError):  # what it waited for was given up: nobody else cancels a request
+            error = Stopping("the daemon is stopping; repeating the request is safe")
         if isinstance(error, Rejected):
             status, headers, body = problem(error)
         elif isinstance(error, web.HTTPError) and status_code == MethodNotAllowed.status:
@@ -92,7 +96,7 @@ class ConfigHandler(web.RequestHandler):
 
     def log_exception(self, typ: Any, value: BaseException | None, tb: Any) -> None:  # noqa: ARG002 - Tornado's
         """Log what is a bug; Tornado's own line would quote the request, and with it the tokens in its URL."""
-        if not isinstance(value, Rejected | web.HTTPError):
+        if not isinstance(value, Rejected | web.HTTPError | asyncio.CancelledError):
             log.error("a request failed by a bug", exc_info=value, method=self.request.method)
 
 
