@@ -87,7 +87,7 @@ class Jwks:
             self._fault = str(error)
             return
         self.fetches["ok"] += 1
-        if self._fault is not None or len(keys) != len(self.keys):
+        if self._fault is not None or [key.kid for key in keys] != [key.kid for key in self.keys]:
             log.info("key set fetched", jwks_url=url, keys=len(keys))
         if not keys:
             log.warning("the key set holds no key that bearer tokens may be signed with", jwks_url=url)
