@@ -154,10 +154,11 @@ class StandIn:
     async def _answer(self, head: str, writer: asyncio.StreamWriter) -> None:
         said = self._said(head)
         await self._go_on.wait()
-        if self.fault in HABITS:
-            await HABITS[self.fault](self, writer, said)
+        fault = self.fault  # of another thread: it may change at any time
+        if fault in HABITS:
+            await HABITS[fault](self, writer, said)
         else:
-            writer.write(ANSWERS[self.fault] if self.fault else said)
+            writer.write(ANSWERS[fault] if fault else said)
             await writer.drain()
 
     def _said(self, head: str) -> bytes:
@@ -228,3 +229,5 @@ HABITS: dict[str | None, Callable[[StandIn, asyncio.StreamWriter, bytes], Awaita
     "redirect": _redirect,
 }
 FAULTS = sorted({*ANSWERS, *map(str, HABITS)})
+ENDLESS = {"silent", "dripping"}
+"""Those that only a deadline ends."""

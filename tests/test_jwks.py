@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, rsa, x25519
 from harness import KEY, Daemon, mint, request, until
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
-from sts import FAULTS, StandIn, eventually
+from sts import ENDLESS, FAULTS, StandIn, eventually
 
 from webhookd.adapters import fetch
 from webhookd.adapters.fetch import trust
@@ -310,8 +310,9 @@ def made(io_loop):
 
 
 @pytest.fixture
-def impatient(monkeypatch):
-    monkeypatch.setattr(fetch, "PATIENCE", 0.5)
+def patience(monkeypatch):
+    """Set how long an exchange may take, in seconds: to little, or to more than a busy machine needs."""
+    return lambda seconds: monkeypatch.setattr(fetch, "PATIENCE", seconds)
 
 
 @pytest.mark.gen_test
@@ -360,7 +361,8 @@ async def test_keys_are_fetched_again_and_again_without_anybody_asking(stand_in,
 
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.gen_test(timeout=20)
-async def test_until_there_are_keys_tokens_cannot_be_checked(stand_in, made, fault, impatient, caplog):
+async def test_until_there_are_keys_tokens_cannot_be_checked(stand_in, made, fault, patience, caplog):
+    patience(0.5 if fault in ENDLESS else 20)
     caplog.set_level(logging.DEBUG)
     stand_in.fault = fault
     jwks = await made(stand_in.jwks_url, apart=0.2)
@@ -372,6 +374,7 @@ async def test_until_there_are_keys_tokens_cannot_be_checked(stand_in, made, fau
     assert "Traceback" not in caplog.text
     assert await tenant(jwks, mint(), secret_key(KEY.encode(), None)) == "42"  # needs none of them
     stand_in.fault = None
+    patience(20)
     await eventually(lambda: jwks.loaded)  # by itself
     assert await tenant(jwks, token(RSA, "RS256", "a")) == "42"
 
@@ -388,9 +391,10 @@ async def test_an_issuer_that_is_away_is_not_asked_more_often_than_allowed(stand
 
 @pytest.mark.parametrize("fault", ["500", "html", "silent", "reset halfway", "down"])
 @pytest.mark.gen_test(timeout=20)
-async def test_old_keys_stay_while_fetching_fails(stand_in, made, fault, impatient, capsys):
+async def test_old_keys_stay_while_fetching_fails(stand_in, made, fault, patience, capsys):
     jwks = await made(stand_in.jwks_url, every=0.05, apart=0.05)
     await eventually(lambda: jwks.loaded)
+    patience(0.5 if fault in ENDLESS else 20)
     if fault == "down":
         stand_in.down()
     else:
@@ -403,8 +407,10 @@ async def test_old_keys_stay_while_fetching_fails(stand_in, made, fault, impatie
     if fault == "down":
         stand_in.up()
     stand_in.fault = None
+    patience(20)
     await eventually(lambda: [key.kid for key in jwks.keys] == ["b"])
-    assert capsys.readouterr().out.count("the key set cannot be fetched") == 1
+    told = capsys.readouterr().out.count("the key set cannot be fetched")
+    assert 1 <= told < jwks.fetches["failed"]  # one for each time that it began to fail
 
 
 @pytest.mark.gen_test
@@ -419,7 +425,7 @@ async def test_a_set_without_keys_withdraws_them_all(stand_in, made, capsys):
 
 
 @pytest.mark.gen_test(timeout=20)
-async def test_the_probe_of_a_key_set(stand_in, impatient):
+async def test_the_probe_of_a_key_set(stand_in, patience):
     url, tls = stand_in.jwks_url.replace("://", "://me:hunter2@"), trust(None, "jwks_url")
     assert await probe(url, tls, PUBLIC_KEY_ALGORITHMS) == f"{stand_in.jwks_url}, keys: 1"
     with pytest.raises(
@@ -433,6 +439,7 @@ async def test_the_probe_of_a_key_set(stand_in, impatient):
         ("silent", "within"),
     ):
         stand_in.fault = fault
+        patience(0.5 if fault in ENDLESS else 20)
         with pytest.raises(ConfigurationError, match=f"^jwks_url: {stand_in.jwks_url} gives no key set: .*{words}"):
             await probe(url, tls, PUBLIC_KEY_ALGORITHMS)
 
