@@ -19,7 +19,7 @@ from sts import ENDLESS, FAULTS, StandIn, eventually
 
 from webhookd.adapters import fetch
 from webhookd.adapters import sts as adapter
-from webhookd.adapters.fetch import AT_A_TIME, trust
+from webhookd.adapters.fetch import AT_A_TIME, LOOKUPS_AT_A_TIME, trust
 from webhookd.adapters.sts import KEEP_REFUSED, Recent, Sts, Verdict, probe
 from webhookd.auth import Caller
 from webhookd.errors import ConfigurationError, Forbidden, TokensUnavailable, Unauthenticated
@@ -294,8 +294,18 @@ async def test_a_name_server_that_does_not_answer_holds_up_nothing_else(stand_in
     told = await asyncio.gather(*(sts.caller(str(number)) for number in range(50)), return_exceptions=True)
     assert {type(refusal) for refusal in told} == {TokensUnavailable}
     assert await asyncio.to_thread(lambda: "free") == "free"
-    await sts.close()
+    waiting = [thread for thread in threading.enumerate() if thread.name == "name lookup"]
+    assert len(waiting) == LOOKUPS_AT_A_TIME
+    assert all(thread.daemon for thread in waiting)  # nor does the end of the process wait for them
+    monkeypatch.undo()
     answers.set()
+    await eventually(lambda: not any(thread.is_alive() for thread in waiting))
+    stand_in.documents["another"] = {"tenantId": 7}
+    named = await made_of(stand_in.url.replace("127.0.0.1", "localhost"))
+    for one, answer in ((sts, TokensUnavailable), (named, Caller)):
+        told = await asyncio.gather(*(one.caller(name) for name in (TOKEN, "another") * 2), return_exceptions=True)
+        assert {type(refusal) for refusal in told} == {answer}
+        await one.close()
 
 
 # --- TLS -------------------------------------------------------------------------------------------------------------

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import socket
 import ssl
-from concurrent.futures import ThreadPoolExecutor
+import threading
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from tornado.http1connection import HTTP1Connection, HTTP1ConnectionParameters
@@ -19,7 +22,7 @@ from tornado.httputil import (
     ResponseStartLine,
 )
 from tornado.iostream import StreamClosedError, UnsatisfiableReadError
-from tornado.netutil import ExecutorResolver
+from tornado.netutil import Resolver
 from tornado.tcpclient import TCPClient
 
 from webhookd.errors import ConfigurationError
@@ -29,8 +32,8 @@ PATIENCE = 3.0
 AT_A_TIME = 20
 """How many exchanges with one neighbour may be in work; what comes beyond waits for its turn."""
 MAX_HEADER = 16 * 1024
-RESOLVERS = 2
-"""How many names may be looked up at a time."""
+LOOKUPS_AT_A_TIME = 2
+"""How many names may be looked up; what comes beyond waits, within its own deadline."""
 PORTS = {"http": 80, "https": 443}
 
 
@@ -93,8 +96,46 @@ class Answer(HTTPMessageDelegate):
         self.whole = True
 
 
+class _Names(Resolver):
+    """Looks names up in threads that nobody waits for.
+
+    A name server that does not answer keeps its thread for long. asyncio's own threads, which Tornado would take, are
+    those of the ingest, and the end of the process waits for them.
+    """
+
+    def initialize(self) -> None:
+        """Begin without any lookup."""
+        self._turns = asyncio.Semaphore(LOOKUPS_AT_A_TIME)
+
+    async def resolve(
+        self, host: str, port: int, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[tuple[int, Any]]:
+        """Return the addresses of the name, each with its family; raises `OSError` or `UnicodeError`."""
+        await self._turns.acquire()  # given back when the thread ends, which may be long after the caller has left
+        loop = asyncio.get_running_loop()
+        found: asyncio.Future[list[tuple[int, Any]]] = loop.create_future()
+
+        def look_up() -> None:
+            try:
+                infos = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)
+            except (OSError, UnicodeError) as error:
+                settle = partial(found.set_exception, error)
+            else:
+                settle = partial(found.set_result, [(kind, address) for kind, _, _, _, address in infos])
+            with contextlib.suppress(RuntimeError):  # the event loop is closed
+                loop.call_soon_threadsafe(self._end, found, settle)
+
+        threading.Thread(target=look_up, name="name lookup", daemon=True).start()
+        return await found
+
+    def _end(self, found: asyncio.Future[list[tuple[int, Any]]], settle: partial[None]) -> None:
+        self._turns.release()
+        if not found.done():
+            settle()
+
+
 class Fetcher:
-    """GETs from one neighbour, over a connection for each. Has to be made on the event loop.
+    """GETs from one neighbour, over a connection for each.
 
     This is what Tornado's own client is made of, and not that client: it keeps no deadline over its queue, cannot be
     cancelled, and logs a traceback for a connection that is reset.
@@ -109,9 +150,7 @@ class Fetcher:
         self._path = url.path
         self._tls = tls if url.scheme == "https" else None
         self._turns = asyncio.Semaphore(AT_A_TIME)
-        # asyncio's own threads are those of the ingest: a name server that does not answer must not fill them
-        self._resolvers = ThreadPoolExecutor(RESOLVERS, thread_name_prefix="resolver")
-        self._tcp = TCPClient(ExecutorResolver(executor=self._resolvers, close_executor=False))
+        self._tcp = TCPClient(_Names())
 
     async def get(self, path: str = "") -> Answer:
         """Return the answer to a GET of `path`, appended to the neighbour's URL; raises `Unanswered`."""
@@ -159,4 +198,3 @@ class Fetcher:
     def close(self) -> None:
         """Let go of everything."""
         self._tcp.close()
-        self._resolvers.shutdown(wait=False, cancel_futures=True)

@@ -82,7 +82,7 @@ class Recent:
 
 
 class Sts:
-    """The `OpaqueTokens` of one STS. Has to be made on the event loop.
+    """The `OpaqueTokens` of one STS.
 
     `keep` is how long good answers are kept, in seconds: as long a token may still be taken after it was revoked.
     Tokens are kept by their SHA-256 only. Callers with one token share one question, which goes on when one of them
