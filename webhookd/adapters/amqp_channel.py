@@ -41,6 +41,8 @@ class Confirms:
         self._sent: dict[int, Sent] = {}
         self._returned: set[int] = set()
         """The tags whose messages came back: their futures are settled, their confirms are still to come."""
+        self._first = 1
+        """All tags below are answered; some of those above may be."""
         self._last = 0
         self._return: commands.Basic.Return | None = None
         """The message that comes back, while its content is arriving."""
@@ -110,16 +112,20 @@ class Confirms:
             self._returned.discard(tag)
         else:
             raise FrameError(f"a confirm of the delivery tag {tag}, which is not in flight")
+        if tag == self._first:
+            self._first += 1
 
     def _answer_up_to(self, tag: int, refusal: str | None) -> None:
         """Settle all tags up to `tag`; 0 stands for all (AMQP 0-9-1, basic.ack)."""
         if tag and tag not in self._sent and tag not in self._returned:
             raise FrameError(f"a confirm up to the delivery tag {tag}, which is not in flight")
-        tag = tag or self._last
-        while self._sent and (number := next(iter(self._sent))) <= tag:
-            self._settle(self._sent.pop(number)[0], refusal)
-        if self._returned:
-            self._returned = {number for number in self._returned if number > tag}
+        after = (tag or self._last) + 1
+        for number in range(self._first, after):
+            if (sent := self._sent.pop(number, None)) is not None:
+                self._settle(sent[0], refusal)
+            else:
+                self._returned.discard(number)
+        self._first = after
 
     def _settle(self, future: Future[Durable], refusal: str | None) -> None:
         if refusal is None:
