@@ -20,6 +20,7 @@ from webhookd.adapters import sqlite
 from webhookd.adapters.etcd import EtcdStore
 from webhookd.adapters.etcd_client import Access
 from webhookd.adapters.memory import MemoryStore
+from webhookd.adapters.remembered import Remembered
 from webhookd.adapters.sqlite import SqliteStore
 from webhookd.errors import Conflict, StoreError
 from webhookd.forms import etcd_url
@@ -29,6 +30,7 @@ from webhookd.ports import Change, Checked, Deleted, HookStore, Lost, Snapshot
 STORES: dict[str, Callable[[Any], HookStore]] = {
     "memory": lambda where: MemoryStore(),
     "sqlite": lambda where: SqliteStore(where / "hooks.db"),
+    "remembered": lambda where: Remembered(MemoryStore(), where / "remembered.db"),
     "etcd": lambda where: EtcdStore(*etcd_url(where), Access()),
 }
 """How to open each store, from a folder or from the URL of a prefix in etcd."""

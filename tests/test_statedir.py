@@ -57,6 +57,18 @@ def test_an_old_one_is_taken_with_what_is_in_it(tmp_path):
         assert second.spool_db.read_bytes() == b"kept"
 
 
+def test_of_shared_stores_only_the_one_in_use_is_remembered(tmp_path):
+    with StateDir.claim(tmp_path / "state") as state:
+        first = state.remembered_db("/prefix a:1 b:2")
+        for suffix in ("", "-wal", "-shm"):
+            first.with_name(first.name + suffix).touch()
+        assert state.remembered_db("/prefix a:1 b:2") == first
+        assert first.exists()
+        second = state.remembered_db("/other a:1 b:2")
+        assert second not in (first, state.hooks_db)
+        assert {path.name for path in state.path.iterdir()} == {"lock"}
+
+
 @pytest.mark.parametrize("bits", [0o701, 0o710, 0o740, 0o770, 0o704, 0o777])
 def test_a_wider_directory_is_refused(tmp_path, bits):
     path = tmp_path / "state"

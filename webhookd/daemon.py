@@ -144,7 +144,7 @@ class Daemon:
         )
         stack.push_async_callback(spool.close)
         outlet = await Outlet.open(settings, spool, stack)
-        store = hook_store(settings)
+        store = hook_store(settings, statedir)
         stack.push_async_callback(store.close)
         examiner = Examiner(_plugins(settings), settings.publish_timeout)
         stack.push_async_callback(examiner.close)

@@ -8,15 +8,22 @@ from webhookd.errors import ConfigurationError
 from webhookd.forms import etcd_url, sqlite_path
 from webhookd.ports import HookStore
 from webhookd.settings import Settings, read_secret_file
+from webhookd.statedir import StateDir
 
 
-def hook_store(settings: Settings) -> HookStore:
-    """Return the store of the hooks; raises ConfigurationError where its settings do not fit together."""
+def hook_store(settings: Settings, statedir: StateDir) -> HookStore:
+    """Return the store of the hooks; raises ConfigurationError where its settings do not fit together.
+
+    What is in another process is remembered in the state directory.
+    """
     if settings.store.startswith("sqlite:"):
         from webhookd.adapters.sqlite import SqliteStore  # noqa: PLC0415 - see above
 
         return SqliteStore(sqlite_path(settings.store))
-    return etcd_store(settings)
+    from webhookd.adapters.remembered import Remembered  # noqa: PLC0415
+
+    endpoints, prefix = etcd_url(settings.store)
+    return Remembered(etcd_store(settings), statedir.remembered_db(" ".join([prefix, *sorted(endpoints)])))
 
 
 def etcd_store(settings: Settings) -> HookStore:

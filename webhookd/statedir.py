@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import hashlib
 import os
 import stat
 from pathlib import Path
@@ -26,6 +27,17 @@ class StateDir:
         self.spool_db = path / SPOOL_DB
         self.control_socket = path / CONTROL_SOCKET
         self._lock: int | None = lock
+
+    def remembered_db(self, store: str) -> Path:
+        """Return the file that remembers the hooks of the shared store called `store`.
+
+        What is there of any other store is removed: nobody will ask for it, and it holds secrets.
+        """
+        path = self.path / f"remembered-{hashlib.sha256(store.encode()).hexdigest()[:16]}.db"
+        for other in self.path.glob("remembered-*"):
+            if not other.name.startswith(path.name):
+                other.unlink()
+        return path
 
     @classmethod
     def claim(cls, path: Path) -> Self:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sqlite3
-from collections.abc import AsyncGenerator, Callable, Iterable
+from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -62,9 +62,17 @@ class SqliteStore:
         """As the port promises."""
         return await self._run(partial(self._delete, token))
 
+    async def snapshot(self) -> Snapshot:
+        """Return all that the file holds; raises StoreError."""
+        return await self._run(self._read_all)
+
     async def replace_all(self, snapshot: Snapshot) -> None:
         """Make the file hold exactly this snapshot, for a start without the store that it was taken of."""
         await self._run(partial(self._replace_all, snapshot))
+
+    async def replace(self, hooks: Mapping[str, Hook | None], revision: int) -> None:
+        """Write these hooks of that store by their tokens, as of `revision`; None deletes one."""
+        await self._run(partial(self._replace, hooks, revision))
 
     async def changes(self) -> AsyncGenerator[Change, None]:
         """As the port promises."""
@@ -145,22 +153,35 @@ class SqliteStore:
     def _replace_all(self, snapshot: Snapshot) -> None:
         with self._connect() as db:
             db.execute("BEGIN IMMEDIATE")
-            db.execute("DELETE FROM hook")
-            db.execute("UPDATE counter SET revision = ?", (snapshot.revision,))
-            db.executemany("INSERT INTO hook VALUES (?, ?, ?, ?, ?, ?)", map(_row, snapshot.hooks))
-            tenants = ((hook.tenant, hook.api_token) for hook in snapshot.hooks)
-            db.executemany("INSERT OR REPLACE INTO tenant VALUES (?, ?)", tenants)
+            hooks: dict[str, Hook | None] = {hook.token: hook for hook in snapshot.hooks}
+            for token, record in db.execute("SELECT token, record FROM hook").fetchall():
+                hook = hooks.get(token)
+                if hook is None:
+                    hooks[token] = None
+                elif msgspec.json.encode(hook) == record:
+                    del hooks[token]
+            _write(db, hooks, snapshot.revision)
         self._push(snapshot)
 
-    def _snapshot(self, changes: Changes) -> None:
-        """Read every hook and push the snapshot from here: what is written after it then comes after it."""
+    def _replace(self, hooks: Mapping[str, Hook | None], revision: int) -> None:
+        with self._connect() as db:
+            db.execute("BEGIN IMMEDIATE")
+            _write(db, hooks, revision)
+        for token, hook in hooks.items():
+            self._push(hook or Deleted(token, revision))
+
+    def _read_all(self) -> Snapshot:
         with self._connect() as db:
             db.execute("BEGIN")
             revision = _revision(db)
             rows = db.execute("SELECT tenant, datasource, event, record, revision FROM hook")
-            hooks = tuple(_readable(rows))
+            return Snapshot(tuple(_readable(rows)), revision)
+
+    def _snapshot(self, changes: Changes) -> None:
+        """Read every hook and push the snapshot from here: what is written after it then comes after it."""
+        snapshot = self._read_all()
         self._changes = changes
-        self._push(Snapshot(hooks, revision))
+        self._push(snapshot)
 
     def _push(self, change: Change) -> None:
         if self._changes is not None:
@@ -213,6 +234,15 @@ def _readable(rows: Iterable[tuple[str, str, str, bytes, int]]) -> Iterable[Hook
 
 def _row(hook: Hook) -> tuple[str, str, str, str, bytes, int]:
     return (hook.token, *hook.key, msgspec.json.encode(hook), hook.revision)
+
+
+def _write(db: sqlite3.Connection, hooks: Mapping[str, Hook | None], revision: int) -> None:
+    db.execute("UPDATE counter SET revision = ?", (revision,))
+    db.executemany("DELETE FROM hook WHERE token = ?", ((token,) for token, hook in hooks.items() if hook is None))
+    held = [hook for hook in hooks.values() if hook is not None]
+    db.executemany("INSERT OR REPLACE INTO hook VALUES (?, ?, ?, ?, ?, ?)", map(_row, held))
+    tenants = ((hook.tenant, hook.api_token) for hook in held)
+    db.executemany("INSERT OR REPLACE INTO tenant VALUES (?, ?)", tenants)
 
 
 def _revision(db: sqlite3.Connection) -> int:
