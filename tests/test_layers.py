@@ -40,7 +40,7 @@ LIBRARIES = {
     "tornado": {"http*", "daemon", "control", "listeners", "adapters.fetch"},
     "jsonschema": {"schema"},
     "jsonschema_rs": {"schema"},
-    "sqlite3": {"adapters*", "cli.check"},
+    "sqlite3": {"adapters*", "cli.local_checks"},
     "prometheus_client": {"outlet", "metrics", "vitals", "http_admin", "bearer"},
     "aetcd": {"adapters.etcd_rpc"},
     "grpc": {"adapters.etcd_rpc"},

@@ -42,10 +42,11 @@ class UnixConnection(http.client.HTTPConnection):
 
 
 class DaemonSpool:
-    """The spool of a running daemon. Every method raises NoDaemonError or ControlError."""
+    """The spool of a running daemon, given `patience` seconds. Every method raises NoDaemonError or ControlError."""
 
-    def __init__(self, control_socket: Path) -> None:
+    def __init__(self, control_socket: Path, patience: float = TIMEOUT) -> None:
         self._socket = control_socket
+        self._patience = patience
 
     def stats(self) -> SpoolStats:
         """Return the spool's numbers."""
@@ -64,7 +65,7 @@ class DaemonSpool:
         return self._ask("POST", "/drop", condition, int)
 
     def _ask(self, method: str, target: str, document: object, answer: type[T], wait: float = 0) -> T:
-        connection = UnixConnection(self._socket, TIMEOUT + wait)
+        connection = UnixConnection(self._socket, self._patience + wait)
         try:
             connection.request(method, target, None if document is None else msgspec.msgpack.encode(document))
             response = connection.getresponse()
