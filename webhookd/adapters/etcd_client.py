@@ -15,6 +15,8 @@ from webhookd.errors import ConfigurationError, StoreError
 
 CALL_TIMEOUT = 3.0
 """How long one call may take, in seconds, signing in again included."""
+LET_GO = 1.0
+"""How long, in seconds, gRPC may take to let go of a connection."""
 OPTIONS = (
     # without these four a peer that hangs is never noticed; etcd ends connections that ping more often than every 5 s
     ("grpc.keepalive_time_ms", 10_000),
@@ -109,7 +111,8 @@ class EtcdClient:
             gone = asyncio.ensure_future(channel.wait_for_state_change(channel.get_state()))
             await asyncio.sleep(0)  # until it waits
             await channel.close()
-            await gone
+            await asyncio.wait((gone,), timeout=LET_GO)  # an exception that is handled may hold a call, which holds it
+            gone.cancel()
         for left in list(self._left.values()):
             await left.close()
         await asyncio.gather(*self._left)
