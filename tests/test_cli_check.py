@@ -1,23 +1,31 @@
 """`webhookd check` of what is not on this machine: one line each, in bounded time, without a secret or a traceback."""
 
+import asyncio
 import json
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from commands import script
-from harness import Daemon, free_port
+from harness import KEY, Daemon, free_port
+from servers import Etcd
 from sts import StandIn
 from test_jwks import ED, entry
 
+from webhookd.adapters.etcd_client import Access, EtcdClient
+from webhookd.adapters.etcd_rpc import rpc
+from webhookd.errors import StoreError
+
 SECRET = "hunter2"
-"""In every URL, and in no line."""
+"""In every URL and file, and in no line."""
+KEYED = ["--jwt-secret-file", "jwt.key"]
 
 
 def findings(folder: Path, *arguments: str, status: int) -> dict[str, str]:
     """Run `check --json`, and return what it says by name, in its order; what is wrong begins with `FAIL `."""
+    (folder / "jwt.key").write_text(KEY)
     begun = time.monotonic()
     done = script(folder, "check", "--json", *arguments)
     assert time.monotonic() - begun < 15
@@ -43,7 +51,7 @@ def test_sts_and_key_set(stand_in: StandIn, tmp_path: Path) -> None:
     stand_in.key_set = {"keys": [entry(ED, "one")]}
     flags = ["--sts-url", named(stand_in.url), "--jwks-url", named(stand_in.jwks_url)]
     found = findings(tmp_path, *flags, status=0)
-    assert [*found] == ["settings", "state directory", "store", "broker", "keys", "plugins", "jwks", "sts"]
+    assert [*found] == ["settings", "state directory", "store", "broker", "keys", "jwks", "sts", "plugins"]
     assert found["keys"] == "none in files: others are asked, see below"
     assert found["jwks"] == f"{stand_in.jwks_url}, keys: 1"
     assert found["sts"] == f"{stand_in.url} refuses a token that nobody issued, as it should"
@@ -74,3 +82,85 @@ def test_a_daemon_that_hangs_is_told_soon(daemon: Daemon) -> None:
         daemon.process.send_signal(signal.SIGCONT)
     assert found["broker"].endswith("control.sock: the daemon does not answer")
     assert found["state directory"].endswith("a daemon runs there")
+
+
+def granted(etcd: Etcd, user: str, *grants: tuple[str, str]) -> None:
+    """Make a user with the password SECRET who may do what `grants` (kind, prefix) say."""
+    etcd.ctl("user", "add", f"{user}:{SECRET}")
+    etcd.ctl("role", "add", user)
+    for kind, prefix in grants:
+        etcd.ctl("role", "grant-permission", user, "--prefix=true", kind, prefix)
+    etcd.ctl("user", "grant-role", user, user)
+
+
+def test_etcd_asks_no_user_and_nothing_is_left_there(etcd: Etcd, etcd_prefix: str, tmp_path: Path) -> None:
+    before = etcd.ctl("get", "", "--prefix", "--keys-only")
+    at = f"127.0.0.1:{etcd.port}"
+    assert findings(tmp_path, *KEYED, "--store", etcd_prefix, status=0)["store"] == f"etcd at {at}, hooks: 0"
+    with Daemon(tmp_path, store=etcd_prefix) as daemon:
+        daemon.hook()
+        found = findings(tmp_path, *daemon.command()[2:], status=0)
+        assert found["store"] == f"etcd at {at}, hooks: 1"
+        assert found["state directory"].endswith("a daemon runs there")
+    prefix = etcd_prefix.removeprefix(f"etcd://{at}")
+    etcd.ctl("del", "--prefix", prefix + "/")
+    assert etcd.ctl("get", "", "--prefix", "--keys-only") == before
+    (tmp_path / "password").write_text(SECRET)
+    user = ["--store-user", "me", "--store-password-file", "password"]
+    told = findings(tmp_path, *KEYED, "--store", etcd_prefix, *user, status=1)["store"]
+    assert "authentication is not enabled: it knows no users: take store_user away" in told
+
+
+def test_etcd_with_users(own_etcd: Callable[..., Etcd], tmp_path: Path) -> None:
+    etcd = own_etcd()
+    granted(etcd, "all", ("readwrite", "/hooks/"))
+    granted(etcd, "reader", ("read", "/hooks/"))
+    granted(etcd, "part", ("readwrite", "/hooks/hooks/"), ("readwrite", "/hooks/revision"))
+    granted(etcd, "writer", ("write", "/hooks/"))
+    etcd.ctl("user", "add", "root:root")
+    etcd.ctl("user", "grant-role", "root", "root")
+    etcd.ctl("auth", "enable")
+    (tmp_path / "password").write_text(SECRET)
+    (tmp_path / "wrong").write_text("wrong")
+
+    def told(user: str, password: str = "password") -> str:
+        flags = [*KEYED, "--store", etcd.url("/hooks"), "--store-user", user, "--store-password-file", password]
+        return findings(tmp_path, *flags, status=0 if user == "all" and password == "password" else 1)["store"]
+
+    assert told("all") == f"etcd at 127.0.0.1:{etcd.port}, hooks: 0"
+    for user in ("reader", "part", "writer"):
+        assert told(user).endswith("permission denied: grant the user's role readwrite on the prefix /hooks/")
+    for user, password in (("all", "wrong"), ("nobody", "password")):
+        assert told(user, password).endswith(": compare store_user and what is in store_password_file")
+    alone = findings(tmp_path, *KEYED, "--store", etcd.url("/hooks"), status=1)["store"]
+    assert alone.endswith(": it asks for a user: set store_user and store_password_file")
+    assert etcd.ctl("--user", "root:root", "get", "", "--prefix", "--keys-only") == ""
+    half = findings(tmp_path, *KEYED, "--store", etcd.url("/hooks"), "--store-user", "all", status=1)["store"]
+    assert half == "FAIL store_user and store_password_file go together: set both or none"
+
+
+def test_etcd_of_several_endpoints(own_etcd: Callable[..., Etcd], etcd: Etcd, tmp_path: Path) -> None:
+    other, closed = own_etcd(), free_port()
+    store = f"etcd://127.0.0.1:{etcd.port},127.0.0.1:{closed},127.0.0.1:{other.port},localhost:{etcd.port}/hooks"
+    found = findings(tmp_path, *KEYED, "--store", store, status=1)
+    assert "Connection refused: see whether it runs there" in found[f"store 127.0.0.1:{closed}"]
+    members = [found[f"store {name}"] for name in (f"127.0.0.1:{etcd.port}", f"localhost:{etcd.port}")]
+    strange = found[f"store 127.0.0.1:{other.port}"]
+    assert any("is of another cluster than " in detail for detail in (*members, strange))
+    assert sum(detail.startswith("FAIL") for detail in (*members, strange)) in (1, 2)
+    other.pause()
+    begun = time.monotonic()
+    found = findings(tmp_path, *KEYED, "--store", other.url(), status=1)
+    assert time.monotonic() - begun < 10
+    assert "no answer within 3 s: see whether it runs there" in found["store"]
+    other.resume()
+
+
+@pytest.mark.gen_test
+async def test_a_client_of_etcd_closes_though_an_exception_holds_its_call() -> None:
+    client = EtcdClient([f"127.0.0.1:{free_port()}"], Access())
+    try:
+        await client.range(rpc.RangeRequest(key=b"x"))
+    except StoreError:
+        async with asyncio.timeout(10):
+            await client.close()

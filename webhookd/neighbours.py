@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import TYPE_CHECKING
 
 from webhookd.errors import ConfigurationError
 from webhookd.forms import etcd_url, sqlite_path
 from webhookd.ports import HookStore
 from webhookd.settings import Settings, read_secret_file
 from webhookd.statedir import StateDir
+
+if TYPE_CHECKING:
+    from webhookd.adapters.etcd_client import Access
 
 
 def hook_store(settings: Settings, statedir: StateDir) -> HookStore:
@@ -28,6 +32,13 @@ def hook_store(settings: Settings, statedir: StateDir) -> HookStore:
 
 def etcd_store(settings: Settings) -> HookStore:
     """Return the store in etcd itself; raises ConfigurationError where its settings do not fit together."""
+    from webhookd.adapters.etcd import EtcdStore  # noqa: PLC0415 - see above
+
+    return EtcdStore(*etcd_url(settings.store), etcd_access(settings))
+
+
+def etcd_access(settings: Settings) -> Access:
+    """Return how to get into etcd; raises ConfigurationError where its settings do not fit together."""
     user, password_file = settings.store_user, settings.store_password_file
     for key, other in (("store_user", "store_password_file"), ("store_keyfile", "store_certfile")):
         if bool(getattr(settings, key)) != bool(getattr(settings, other)):
@@ -35,14 +46,12 @@ def etcd_store(settings: Settings) -> HookStore:
     for key in ("store_cafile", "store_certfile", "store_keyfile", "store_password_file"):
         if path := getattr(settings, key):
             read_secret_file(path, key)
-    from webhookd.adapters.etcd import EtcdStore  # noqa: PLC0415 - see above
-    from webhookd.adapters.etcd_client import Access  # noqa: PLC0415
+    from webhookd.adapters.etcd_client import Access  # noqa: PLC0415 - see above
 
-    access = Access(
+    return Access(
         user=user,
         password=partial(read_secret_file, password_file, "store_password_file") if password_file else bytes,
         cafile=settings.store_cafile,
         certfile=settings.store_certfile,
         keyfile=settings.store_keyfile,
     )
-    return EtcdStore(*etcd_url(settings.store), access)

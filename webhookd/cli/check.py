@@ -31,12 +31,13 @@ def check(*, as_json: bool, config: Path | None, **flags: str | None) -> int:
     warnings = logs.configure("warning", "auto")
     findings = _findings(config, flags)
     warnings.finish()
+    width = max(len("state directory"), *(len(finding.name) for finding in findings)) + 2
     for finding in findings:
         if as_json:
             show_json({"check": finding.name, "ok": finding.ok, "detail": finding.detail})
         else:
             style = {"fg": "green"} if finding.ok else {"fg": "red"}
-            show(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.name:<17}{printable(finding.detail)}", **style)
+            show(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.name:<{width}}{printable(finding.detail)}", **style)
     return 0 if all(finding.ok for finding in findings) else 1
 
 
@@ -50,12 +51,14 @@ def _findings(config: Path | None, flags: dict[str, str | None]) -> list[Finding
 
     fault = here.daemon(settings)
     spool = found("spool", lambda: here.spool(settings, fault))
+    store, jwks, sts = asyncio.run(neighbours(settings))
     return [
         Finding("settings", ok=True, detail="all keys are known and their values allowed"),
         found("state directory", lambda: here.state_dir(settings, running=fault is not None)),
-        found("store", lambda: here.store(settings)),
+        *(store or [found("store", lambda: here.store(settings))]),
         Finding("broker", spool.ok, f"spool: {spool.detail}"),
         found("keys", lambda: here.keys(settings)),
+        *jwks,
+        *sts,
         found("plugins", lambda: here.plugins(settings)),
-        *asyncio.run(neighbours(settings)),
     ]

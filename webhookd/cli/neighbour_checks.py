@@ -4,19 +4,44 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from functools import partial
 
-from webhookd.cli.finding import Finding
-from webhookd.errors import ConfigurationError
+from webhookd.cli.finding import Faulty, Finding
+from webhookd.errors import ConfigurationError, StoreError
+from webhookd.forms import etcd_url
 from webhookd.settings import Settings
 
 PATIENCE = 5.0
 """How long, in seconds, a neighbour has."""
 
 
-async def neighbours(settings: Settings) -> list[Finding]:
-    """Ask every neighbour that the settings name, and return what came of it, in the order in which it is shown."""
-    asked = await asyncio.gather(jwks(settings), sts(settings))
-    return [finding for findings in asked for finding in findings]
+async def neighbours(settings: Settings) -> tuple[list[Finding], list[Finding], list[Finding]]:
+    """Return what came of asking the store, the issuer of keys, and the STS: nothing of those that are not named."""
+    return await asyncio.gather(store(settings), jwks(settings), sts(settings))
+
+
+async def store(settings: Settings) -> list[Finding]:
+    """Look whether each etcd does for the hooks, and whether they are members of one cluster."""
+    if settings.store.startswith("sqlite:"):
+        return []
+    from webhookd.adapters.etcd_probe import probe  # noqa: PLC0415 - see check
+    from webhookd.neighbours import etcd_access  # noqa: PLC0415
+
+    endpoints, prefix = etcd_url(settings.store)
+    clusters: dict[int, str] = {}
+
+    async def one(endpoint: str) -> str:
+        hooks, cluster = await probe(endpoint, prefix, etcd_access(settings))
+        clusters.setdefault(cluster, endpoint)
+        first, *_ = clusters
+        if cluster != first:
+            raise Faulty(f"etcd at {endpoint} is of another cluster than {clusters[first]}: name members of one")
+        return f"etcd at {endpoint}, hooks: {hooks}"
+
+    names = ["store"] if len(endpoints) == 1 else [f"store {endpoint}" for endpoint in endpoints]
+    return await asyncio.gather(
+        *(_found(name, partial(one, endpoint)) for name, endpoint in zip(names, endpoints, strict=True))
+    )
 
 
 async def sts(settings: Settings) -> list[Finding]:
@@ -45,7 +70,7 @@ async def _found(name: str, probe: Callable[[], Awaitable[str]]) -> Finding:
     try:
         async with asyncio.timeout(PATIENCE):
             return Finding(name, ok=True, detail=await probe())
-    except ConfigurationError as error:
+    except (ConfigurationError, StoreError, Faulty) as error:
         return Finding(name, ok=False, detail=str(error))
     except TimeoutError:
         return Finding(name, ok=False, detail=f"no answer within {PATIENCE:g} s")
