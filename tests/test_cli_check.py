@@ -3,6 +3,7 @@
 import asyncio
 import json
 import signal
+import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 from commands import script
 from harness import KEY, Daemon, free_port
-from servers import Etcd
+from servers import Etcd, RabbitMQ
 from sts import StandIn
 from test_jwks import ED, entry
 
@@ -23,8 +24,8 @@ SECRET = "hunter2"
 KEYED = ["--jwt-secret-file", "jwt.key"]
 
 
-def findings(folder: Path, *arguments: str, status: int) -> dict[str, str]:
-    """Run `check --json`, and return what it says by name, in its order; what is wrong begins with `FAIL `."""
+def listed(folder: Path, *arguments: str, status: int) -> list[tuple[str, str]]:
+    """Run `check --json`, and return what it says, each with its name; what is wrong begins with `FAIL `."""
     (folder / "jwt.key").write_text(KEY)
     begun = time.monotonic()
     done = script(folder, "check", "--json", *arguments)
@@ -33,7 +34,14 @@ def findings(folder: Path, *arguments: str, status: int) -> dict[str, str]:
     assert done.status == status, done.out
     assert SECRET not in done.out
     documents = [json.loads(line) for line in done.out.splitlines()]
-    return {d["check"]: ("" if d["ok"] else "FAIL ") + d["detail"] for d in documents}
+    return [(d["check"], ("" if d["ok"] else "FAIL ") + d["detail"]) for d in documents]
+
+
+def findings(folder: Path, *arguments: str, status: int) -> dict[str, str]:
+    """Return the same by name, where no name comes twice."""
+    pairs = listed(folder, *arguments, status=status)
+    assert len(dict(pairs)) == len(pairs)
+    return dict(pairs)
 
 
 @pytest.fixture
@@ -142,12 +150,12 @@ def test_etcd_with_users(own_etcd: Callable[..., Etcd], tmp_path: Path) -> None:
 def test_etcd_of_several_endpoints(own_etcd: Callable[..., Etcd], etcd: Etcd, tmp_path: Path) -> None:
     other, closed = own_etcd(), free_port()
     store = f"etcd://127.0.0.1:{etcd.port},127.0.0.1:{closed},127.0.0.1:{other.port},localhost:{etcd.port}/hooks"
-    found = findings(tmp_path, *KEYED, "--store", store, status=1)
-    assert "Connection refused: see whether it runs there" in found[f"store 127.0.0.1:{closed}"]
-    members = [found[f"store {name}"] for name in (f"127.0.0.1:{etcd.port}", f"localhost:{etcd.port}")]
-    strange = found[f"store 127.0.0.1:{other.port}"]
-    assert any("is of another cluster than " in detail for detail in (*members, strange))
-    assert sum(detail.startswith("FAIL") for detail in (*members, strange)) in (1, 2)
+    found = [detail for name, detail in listed(tmp_path, *KEYED, "--store", store, status=1) if name == "store"]
+    assert f"FAIL etcd at 127.0.0.1:{closed}: failed to connect" in found[1]
+    assert "Connection refused: see whether it runs there" in found[1]
+    strange = [detail for detail in found if "is of another cluster than " in detail]
+    assert len(strange) in (1, 2)
+    assert sum(detail.endswith("hooks: 0") for detail in found) == 3 - len(strange)
     other.pause()
     begun = time.monotonic()
     found = findings(tmp_path, *KEYED, "--store", other.url(), status=1)
@@ -164,3 +172,32 @@ async def test_a_client_of_etcd_closes_though_an_exception_holds_its_call() -> N
     except StoreError:
         async with asyncio.timeout(10):
             await client.close()
+
+
+def test_rabbitmq(rabbitmq: RabbitMQ, vhost: str, tmp_path: Path) -> None:
+    name = vhost.rpartition("/")[2]
+    at = f"127.0.0.1:{rabbitmq.port}, vhost {name}"
+    found = findings(tmp_path, *KEYED, "--broker", vhost, status=1)
+    assert [*found] == ["settings", "state directory", "store", "broker", "exchange", "spool", "keys", "plugins"]
+    assert found["exchange"].startswith(f"FAIL {at}: exchange events-to-enrich is missing: ")
+    with Daemon(tmp_path, broker=vhost) as daemon:
+        found = findings(tmp_path, *daemon.command()[2:], status=0)
+        assert found["broker"].startswith(f"{at}: connected RabbitMQ ")
+        assert found["exchange"] == f"{at}: events-to-enrich is there: topic, durable"
+        assert found["permission"] == f"{at}: user guest may write to events-to-enrich"
+        assert found["returns"] == f"{at}: what no queue takes is returned"
+        assert found["spool"] == f"{daemon.state_dir}/spool.db, messages: 0"
+    closed = f"amqp://me:{SECRET}@127.0.0.1:{free_port()}/"
+    pairs = listed(tmp_path, *KEYED, "--broker", f"{closed},{vhost}", status=1)
+    broken, fine = [detail for name, detail in pairs if name == "broker"]
+    assert broken.startswith("FAIL 127.0.0.1:")
+    assert fine.startswith(f"{at}: connected ")
+    found = findings(tmp_path, *KEYED, "--broker", closed, "--broker-keyfile", "jwt.key", status=1)
+    assert found["broker"] == "FAIL broker_keyfile and broker_certfile go together: set broker_certfile too"
+
+
+def test_rabbitmq_that_does_not_answer_is_told_within_seconds(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        found = findings(tmp_path, *KEYED, "--broker", f"amqp://127.0.0.1:{port}", status=1)
+    assert found["broker"] == f"FAIL 127.0.0.1:{port}: no answer in time"

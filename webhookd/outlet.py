@@ -19,6 +19,7 @@ from webhookd.settings import Settings
 
 if TYPE_CHECKING:  # a daemon without a broker does without their libraries
     from webhookd.adapters.amqp import AmqpLink
+    from webhookd.adapters.amqp_access import Access
     from webhookd.adapters.fallback import Fallback
 
 CONNECT_TIMEOUT = 2.0
@@ -91,19 +92,25 @@ class Outlet:
         yield gauge("webhookd_hooks_unroutable", "Hooks whose oldest message no queue takes.", unroutable)
 
 
-def _link(settings: Settings, purpose: str, stack: AsyncExitStack) -> AmqpLink:
-    from webhookd.adapters.amqp import HEARTBEAT, AmqpLink  # noqa: PLC0415 - see above
-    from webhookd.adapters.amqp_access import Access  # noqa: PLC0415
+def broker_access(settings: Settings) -> Access:
+    """Return how to reach the broker; raises `ConfigurationError` where the settings do not fit together."""
+    from webhookd.adapters.amqp_access import Access  # noqa: PLC0415 - see above
 
     if settings.broker_keyfile and not settings.broker_certfile:
         raise ConfigurationError("broker_keyfile and broker_certfile go together: set broker_certfile too")
-    access = Access(
+    return Access(
         urls=settings.broker,
         password_file=settings.broker_password_file,
         cafile=settings.broker_cafile,
         certfile=settings.broker_certfile,
         keyfile=settings.broker_keyfile,
     )
+
+
+def _link(settings: Settings, purpose: str, stack: AsyncExitStack) -> AmqpLink:
+    from webhookd.adapters.amqp import HEARTBEAT, AmqpLink  # noqa: PLC0415 - see above
+
+    access = broker_access(settings)
     access.addresses(HEARTBEAT)
     access.tls()
     link = AmqpLink(access, settings.exchange, purpose=purpose)

@@ -10,9 +10,9 @@ import stat
 import sys
 from collections.abc import Callable, Iterator
 
-from webhookd.adapters.amqp_access import Access
 from webhookd.adapters.amqp_tail import Seen, TailError, published
 from webhookd.cli.output import Failure
+from webhookd.outlet import broker_access
 from webhookd.settings import Settings
 
 
@@ -23,15 +23,8 @@ def messages(settings: Settings, tenant: str | None, ready: Callable[[], None]) 
     """
     logging.getLogger("aiormq").setLevel(logging.CRITICAL)  # what there is to say is said in the Failure
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
-    access = Access(
-        urls=settings.broker,
-        password_file=settings.broker_password_file,
-        cafile=settings.broker_cafile,
-        certfile=settings.broker_certfile,
-        keyfile=settings.broker_keyfile,
-    )
     with asyncio.Runner() as runner:
-        source = published(access, settings.exchange, tenant, ready)
+        source = published(broker_access(settings), settings.exchange, tenant, ready)
         unread = _unread(runner.get_loop())
 
         async def following() -> Seen | None:

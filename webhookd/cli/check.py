@@ -17,9 +17,10 @@ from webhookd.errors import ConfigurationError
 @json_option
 @config_option
 def check(*, as_json: bool, config: Path | None, **flags: str | None) -> int:
-    """Check settings, state directory, store, broker, keys and plugins: a line each, ok or why not.
+    """Check settings, state directory, store, broker, spool, keys, STS and plugins: a line each, ok or why not.
 
-    Works beside a running daemon and without one, and changes nothing. Takes the flags of `webhookd serve`.
+    Works beside a running daemon and without one, and changes nothing: of etcd and RabbitMQ it tries what the daemon
+    needs, each endpoint by itself, without leaving a key or a message there. Takes the flags of `webhookd serve`.
 
     \b
     webhookd check --config /etc/webhookd/webhookd.toml
@@ -31,13 +32,12 @@ def check(*, as_json: bool, config: Path | None, **flags: str | None) -> int:
     warnings = logs.configure("warning", "auto")
     findings = _findings(config, flags)
     warnings.finish()
-    width = max(len("state directory"), *(len(finding.name) for finding in findings)) + 2
     for finding in findings:
         if as_json:
             show_json({"check": finding.name, "ok": finding.ok, "detail": finding.detail})
         else:
             style = {"fg": "green"} if finding.ok else {"fg": "red"}
-            show(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.name:<{width}}{printable(finding.detail)}", **style)
+            show(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.name:<17}{printable(finding.detail)}", **style)
     return 0 if all(finding.ok for finding in findings) else 1
 
 
@@ -51,12 +51,12 @@ def _findings(config: Path | None, flags: dict[str, str | None]) -> list[Finding
 
     fault = here.daemon(settings)
     spool = found("spool", lambda: here.spool(settings, fault))
-    store, jwks, sts = asyncio.run(neighbours(settings))
+    store, broker, jwks, sts = asyncio.run(neighbours(settings))
     return [
         Finding("settings", ok=True, detail="all keys are known and their values allowed"),
         found("state directory", lambda: here.state_dir(settings, running=fault is not None)),
         *(store or [found("store", lambda: here.store(settings))]),
-        Finding("broker", spool.ok, f"spool: {spool.detail}"),
+        *([*broker, spool] if broker else [Finding("broker", spool.ok, f"spool: {spool.detail}")]),
         found("keys", lambda: here.keys(settings)),
         *jwks,
         *sts,

@@ -15,9 +15,9 @@ PATIENCE = 5.0
 """How long, in seconds, a neighbour has."""
 
 
-async def neighbours(settings: Settings) -> tuple[list[Finding], list[Finding], list[Finding]]:
-    """Return what came of asking the store, the issuer of keys, and the STS: nothing of those that are not named."""
-    return await asyncio.gather(store(settings), jwks(settings), sts(settings))
+async def neighbours(settings: Settings) -> tuple[list[Finding], list[Finding], list[Finding], list[Finding]]:
+    """Return what came of asking the store, the broker, the issuer of keys and the STS; no such neighbour, nothing."""
+    return await asyncio.gather(store(settings), broker(settings), jwks(settings), sts(settings))
 
 
 async def store(settings: Settings) -> list[Finding]:
@@ -38,10 +38,20 @@ async def store(settings: Settings) -> list[Finding]:
             raise Faulty(f"etcd at {endpoint} is of another cluster than {clusters[first]}: name members of one")
         return f"etcd at {endpoint}, hooks: {hooks}"
 
-    names = ["store"] if len(endpoints) == 1 else [f"store {endpoint}" for endpoint in endpoints]
-    return await asyncio.gather(
-        *(_found(name, partial(one, endpoint)) for name, endpoint in zip(names, endpoints, strict=True))
-    )
+    return await asyncio.gather(*(_found("store", partial(one, endpoint)) for endpoint in endpoints))
+
+
+async def broker(settings: Settings) -> list[Finding]:
+    """Look at each broker: its exchange, whether this user may publish there, and whether it returns messages."""
+    if settings.broker == "spool:":
+        return []
+    from webhookd.adapters.amqp_probe import probe  # noqa: PLC0415 - see check
+    from webhookd.outlet import broker_access  # noqa: PLC0415
+
+    try:
+        return [Finding(*told) for told in await probe(broker_access(settings), settings.exchange)]
+    except ConfigurationError as error:
+        return [Finding("broker", ok=False, detail=str(error))]
 
 
 async def sts(settings: Settings) -> list[Finding]:
