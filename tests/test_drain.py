@@ -2,6 +2,8 @@
 
 import asyncio
 import collections
+import itertools
+import math
 import random
 from pathlib import Path
 
@@ -9,7 +11,8 @@ import pytest
 from test_fallback import HOOK, OTHER, Setup, a_setup, names, receipts, run, until, until_drained
 from test_publishers import MIB, a_message, random_body
 
-from webhookd.adapters import drain_order
+from webhookd.adapters import drain_order, drain_pace
+from webhookd.adapters.drain_pace import Pace
 from webhookd.adapters.spool import State
 from webhookd.errors import Nacked, OutcomeUnknown, Unacceptable, Unroutable
 
@@ -310,3 +313,38 @@ def test_a_damaged_message_stops_nothing_behind_it(path):
 
     run(path, scenario)
     asyncio.run(asyncio.wait_for(after(), 30))
+
+
+# --- pace -----------------------------------------------------------------------------------------------------------
+
+
+def test_live_deliveries_slow_the_drain_but_not_below_what_comes_in():
+    live = behind = 0
+    clock = 100.0
+    pace = Pace(lambda: live, lambda: behind, lambda: clock)
+
+    def rate_after(confirmed: int, spooled: int) -> float:
+        nonlocal live, behind, clock
+        live, behind, clock = live + confirmed, behind + spooled, clock + 1.25
+        asyncio.run(pace.take())
+        return pace.rate
+
+    assert rate_after(0, 5000) == math.inf
+    assert rate_after(1, 0) == drain_pace.BESIDE
+    assert rate_after(500, 5000) == drain_pace.AHEAD * 5000 / 1.25
+    assert rate_after(0, 0) == math.inf
+
+
+def test_the_pace_holds(monkeypatch):
+    monkeypatch.setattr(drain_pace, "BESIDE", 400.0)
+    clock = itertools.count()
+
+    async def scenario():
+        pace = Pace(lambda: next(clock), lambda: 0)
+        pace._measured -= 10
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        await asyncio.gather(*(pace.take() for _ in range(drain_pace.BURST + 200)))
+        assert loop.time() - began >= 0.49
+
+    asyncio.run(scenario())

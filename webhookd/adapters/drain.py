@@ -8,6 +8,7 @@ from typing import NamedTuple
 import structlog
 
 from webhookd.adapters.drain_order import RETRIES, TURNS, Order
+from webhookd.adapters.drain_pace import Pace
 from webhookd.adapters.drain_records import Records
 from webhookd.adapters.drain_turn import Attempt, Turn
 from webhookd.adapters.lane import Lane
@@ -18,7 +19,7 @@ from webhookd.errors import Nacked, NotSent, OutcomeUnknown, Unacceptable, Unpub
 from webhookd.model import Message
 
 MIB = 1 << 20
-WINDOW = 64
+WINDOW = 256
 """Messages that are in flight at a time of all hooks that are drained, but for one of each."""
 QUANTUM = 512
 """Messages of one turn while other hooks wait for theirs."""
@@ -38,7 +39,7 @@ class Lanes(NamedTuple):
 class Drain:
     """Empties `lines`. `counts` of what happened only grow."""
 
-    def __init__(self, spool: Spool, lines: Lines, refusals: Refusals, window: int = WINDOW) -> None:
+    def __init__(self, spool: Spool, lines: Lines, refusals: Refusals, pace: Pace) -> None:
         self.drained = 0
         self.repeated = 0
         """Messages that are tried again though the broker may have them already."""
@@ -47,7 +48,7 @@ class Drain:
         self._spool = spool
         self._lines = lines
         self._refusals = refusals
-        self._window = window
+        self._pace = pace
         self._loop = asyncio.get_running_loop()
         self._order = Order(self._begin, self._may)
         self._records = Records(spool, self._order.pump)
@@ -181,7 +182,7 @@ class Drain:
             self._lines.gone(turn.line)
             return True
         limit = self._refusals.limit
-        if limit is None or entry.bytes < limit:
+        if entry.bytes < limit:
             return False
         self._records.taken.add(entry.seq)
         self._set_aside(turn, entry, f"{entry.bytes} bytes: the broker takes none of {limit} or more")
@@ -200,12 +201,16 @@ class Drain:
         if probe.breaker.open and not probe.waiting and probe.link.state == "up":
             return probe, 1
         careful = drain.breaker.open or self._careful_until > self._loop.time()
-        return drain, 1 if careful else min(turn.line.window, max(1, self._window // self._order.active))
+        return drain, 1 if careful else min(turn.line.window, max(1, WINDOW // self._order.active))
 
     def _quantum(self, turn: Turn) -> int:
         if turn.retry or turn.large:
             return 1
         return QUANTUM
+
+    async def pace(self) -> None:
+        """Spread what is published evenly over all turns."""
+        await self._pace.take()
 
     def heard(self, attempt: Attempt, message: Message, error: Unpublished | None) -> None:
         """Take the answer for one message."""
@@ -214,7 +219,7 @@ class Drain:
         if error is None:
             self.drained += 1
             self._records.confirmed(entry.seq)
-            line.window = min(self._window, line.window + 1)
+            line.window = min(WINDOW, line.window + 1)
             line.delay = 0.0
             line.fault = None
             self._lines.gone(line)

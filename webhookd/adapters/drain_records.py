@@ -9,7 +9,7 @@ import structlog
 
 from webhookd.adapters.spool import Spool, SpoolError, State
 
-LINGER = 0.02
+LINGER = 0.05
 """Seconds to wait for company: each record is a commit of the spool's."""
 RETRY = 1.0
 log = structlog.get_logger(__name__)

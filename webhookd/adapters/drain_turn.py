@@ -38,6 +38,9 @@ class Roads(Protocol):
     def pick(self, turn: Turn, entry: Entry) -> tuple[Lane[Attempt], int] | None:
         """Return the lane for a message, and how many of the hook may be in flight with it; None ends the turn."""
 
+    async def pace(self) -> None:
+        """Wait until one more message may be published."""
+
 
 class Turn:
     """Reads and publishes the line of one hook until it is empty, something fails, or `Roads` ends it.
@@ -95,6 +98,7 @@ class Turn:
         if picked is not None:
             lane, limit = picked
             await self._fewer_than(1 if self._bytes + entry.bytes > BYTES_MAX else limit)
+            await self._roads.pace()
         if picked is None or self.over:
             self.over = True
             self.line.after = min(self.line.after, entry.seq - 1)

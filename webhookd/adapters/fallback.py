@@ -11,6 +11,7 @@ import msgspec
 
 from webhookd.adapters.breaker import Breaker
 from webhookd.adapters.drain import MIB, Drain, Lanes
+from webhookd.adapters.drain_pace import Pace
 from webhookd.adapters.lane import DeadlineMissed, Lane
 from webhookd.adapters.lines import Line, Lines
 from webhookd.adapters.refusals import Refusals
@@ -77,7 +78,8 @@ class Fallback:
         }
         self._live: Lane[Answer] = Lane(live, breakers[live], publish_timeout, self._heard)
         self._large: Lane[Answer] = Lane(large, breakers[large], publish_timeout, self._heard_large)
-        self._drain = Drain(spool, self._lines, self._refusals)
+        pace = Pace(lambda: self.confirmed, self._spooled.total)
+        self._drain = Drain(spool, self._lines, self._refusals, pace)
         self._drain.lanes = Lanes(
             Lane(drain, breakers[drain], max(DRAIN_TIMEOUT, publish_timeout), self._drain.heard),
             Lane(large, breakers[large], max(LARGE_TIMEOUT, publish_timeout), self._drain.heard),
@@ -135,17 +137,17 @@ class Fallback:
         """As the port promises; answered within `publish_timeout` and a commit of the spool."""
         answer: Answer = self._loop.create_future()
         hook = message.hook
-        if self._closed:
-            answer.set_exception(Unpublished(STOPPED))
-            return answer
-        if hook in self._lines:
-            self._spool_it(message, answer, "order")
-            return answer
         size = len(message.body)
         lane = self._large if size > MIB or hook in self._large_hooks else self._live
-        reason = self._against(lane, size)
-        if reason is not None:
-            self._spool_it(message, answer, reason)
+        if (
+            self._closed
+            or hook in self._lines
+            or lane.down
+            or lane.breaker.open
+            or self._live.waiting + self._large.waiting >= self._window
+            or size >= self._refusals.limit
+        ):
+            self._pass_by(message, answer, lane)
             return answer
         if lane is self._large:
             self._large_hooks[hook] += 1
@@ -165,19 +167,16 @@ class Fallback:
 
     # --- inside -----------------------------------------------------------------------------------------------------
 
-    def _against(self, lane: Lane[Answer], size: int) -> str | None:
-        """Return why the broker is not to be tried with a message."""
-        limit = self._refusals.limit
-        if limit is not None and size >= limit:
-            return "size"
-        state = lane.link.state
-        if state != "up":
-            return state
-        if lane.breaker.open:
-            return "silent"
-        if self._live.waiting + self._large.waiting >= self._window:
-            return "window"
-        return None
+    def _pass_by(self, message: Message, answer: Answer, lane: Lane[Answer]) -> None:
+        """Take a message that the broker is not to be tried with."""
+        if self._closed:
+            answer.set_exception(Unpublished(STOPPED))
+        elif message.hook in self._lines:
+            self._spool_it(message, answer, "order")
+        elif len(message.body) >= self._refusals.limit:
+            self._spool_it(message, answer, "size")
+        else:
+            self._spool_it(message, answer, lane.shut or "window")
 
     def _heard(self, answer: Answer, message: Message, error: Unpublished | None) -> None:
         """Take the broker's answer."""
@@ -237,8 +236,10 @@ class Fallback:
         """Have what waits on a link that is not up any more spooled at once, and go on with one that is up again."""
         state = link.state
         for lane in (self._live, self._large):
-            if lane.link is link and state != "up":
-                lane.fall(_cut(state))
+            if lane.link is link:
+                lane.down = state != "up"
+                if lane.down:
+                    lane.fall(_cut(state))
         for attempts in self._drain.lanes:  # what a blocked broker has in its buffers it takes later: no second copy
             if attempts.link is link and state == "down":
                 attempts.fall(_cut(state))

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Generic, TypeVar
+
+import msgspec
 
 from webhookd.adapters.breaker import Breaker
 from webhookd.errors import Nacked, OutcomeUnknown, Unacceptable, Unpublished, Unroutable
@@ -22,19 +25,17 @@ class DeadlineMissed(OutcomeUnknown):
     """The broker had not answered when the deadline passed."""
 
 
-class Waiting(Generic[Ticket]):
-    """One message that waits for its answer; `message` is None from then on."""
+class Waiting(msgspec.Struct, Generic[Ticket], eq=False):
+    """One message that waits for its answer; `message` is None from then on.
 
-    __slots__ = ("answers", "deadline", "message", "sent", "ticket")
+    `answers` is how many the link had given when it was sent.
+    """
 
-    def __init__(
-        self, message: Message, ticket: Ticket, sent: asyncio.Future[Durable], deadline: float, answers: int
-    ) -> None:
-        self.message: Message | None = message
-        self.ticket = ticket
-        self.sent = sent
-        self.deadline = deadline
-        self.answers = answers
+    message: Message | None
+    ticket: Ticket
+    sent: asyncio.Future[Durable]
+    deadline: float
+    answers: int
 
 
 class Lane(Generic[Ticket]):
@@ -55,17 +56,13 @@ class Lane(Generic[Ticket]):
         self.breaker = breaker
         self.waiting = 0
         """How many messages wait for their answer."""
+        self.down = link.state != "up"
         self._timeout = timeout
         self._heard = heard
         self._queue: deque[Waiting[Ticket]] = deque()
         self._loop = asyncio.get_running_loop()
-        self._now = self._loop.time
+        self._now = time.monotonic  # what the loop's own clock is
         self._timer: asyncio.TimerHandle | None = None
-
-    @property
-    def usable(self) -> bool:
-        """Whether a message is likely to be answered."""
-        return not self.breaker.open and self.link.state == "up"
 
     def publish(self, message: Message, ticket: Ticket) -> None:
         """Send a message; its answer comes through `heard`."""
@@ -77,6 +74,13 @@ class Lane(Generic[Ticket]):
         if self._timer is None:
             self._timer = self._loop.call_at(deadline, self._sweep)
         sent.add_done_callback(partial(self._done, waiting))
+
+    @property
+    def shut(self) -> str | None:
+        """Why nothing but a probe should be published here, in a word; None where it should."""
+        if self.link.state != "up":
+            return self.link.state
+        return "silent" if self.breaker.open else None
 
     def fall(self, why: Unpublished) -> None:
         """Wait no longer: what was not answered has failed so, in the order in which it was published."""
@@ -96,7 +100,10 @@ class Lane(Generic[Ticket]):
         queue = self._queue
         while queue and queue[0].message is None:
             queue.popleft()
-        error = OutcomeUnknown("the link gave it up") if sent.cancelled() else sent.exception()
+        try:
+            error = sent.exception()
+        except asyncio.CancelledError:
+            error = OutcomeUnknown("the link gave it up")
         if error is None or isinstance(error, ANSWERS):
             self.breaker.answered()
         elif not isinstance(error, Unpublished):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from webhookd.errors import Unacceptable
 from webhookd.model import Message
 
@@ -13,8 +15,8 @@ class Refusals:
     """A message is to be set aside when it was refused twice, and untried when it is as large as one that was."""
 
     def __init__(self) -> None:
-        self.limit: int | None = None
-        """The broker takes no body of so many bytes or more; None where nothing is known."""
+        self.limit: float = math.inf
+        """The broker takes no body of so many bytes or more."""
         self._refused: dict[str, None] = {}
 
     def note(self, message: Message, error: Unacceptable) -> bool:
@@ -25,9 +27,9 @@ class Refusals:
                 del self._refused[next(iter(self._refused))]
             return False
         if error.limit is not None:
-            self.limit = error.limit if self.limit is None else min(self.limit, error.limit)
+            self.limit = min(self.limit, error.limit)
         return True
 
     def forget_limit(self) -> None:
         """Let large messages be tried again: the broker may have been told to take them."""
-        self.limit = None
+        self.limit = math.inf
