@@ -14,8 +14,9 @@ from http.client import HTTPException
 
 import pytest
 from certificates import Certificates
-from harness import Daemon, mint, request, until
+from harness import Daemon, free_port, mint, request, until
 from sts import ENDLESS, FAULTS, StandIn, eventually
+from tornado.iostream import IOStream
 
 from webhookd.adapters import fetch
 from webhookd.adapters import sts as adapter
@@ -306,6 +307,38 @@ async def test_a_name_server_that_does_not_answer_holds_up_nothing_else(stand_in
         told = await asyncio.gather(*(one.caller(name) for name in (TOKEN, "another") * 2), return_exceptions=True)
         assert {type(refusal) for refusal in told} == {answer}
         await one.close()
+
+
+@pytest.mark.parametrize("tls", [False, True], ids=["http", "https"])
+@pytest.mark.gen_test(timeout=60)
+async def test_no_connection_outlives_its_caller(tmp_path, patience, tls):
+    authority = Certificates(tmp_path / "ca")
+    with StandIn(authority.server() if tls else None) as stand_in:
+        sts = await made_of(stand_in.url, tls=trust(authority.cafile, "sts_cafile"))
+        for number in range(150):  # deadlines that pass in every moment of an exchange, and stalls that hide it
+            patience(0.0005 * (1 + number % 20))
+            asking = [asyncio.ensure_future(sts.caller(f"{number}-{one}")) for one in range(5)]
+            await asyncio.sleep(0)
+            time.sleep(0.0005 * (number % 7))  # noqa: ASYNC251 - the event loop is held up on purpose
+            await asyncio.gather(*asking, return_exceptions=True)
+        await sts.close()
+        assert sts.questions["unanswered"] > 50
+        left = [stream for stream in gc.get_objects() if isinstance(stream, IOStream) and not stream.closed()]
+        assert left == []
+
+
+@pytest.mark.gen_test(timeout=20)
+async def test_the_next_address_of_a_name_is_tried(tmp_path, monkeypatch):
+    monkeypatch.setattr(fetch, "NEXT_ADDRESS", 0.3)
+    authority = Certificates(tmp_path / "ca")
+    with StandIn(authority.server()) as stand_in, socket.create_server(("127.0.0.1", 0)) as mute:
+        stand_in.documents[TOKEN] = {"tenantId": 42}
+        ports = (free_port(), mute.getsockname()[1], stand_in.port)
+        places = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("127.0.0.1", port)) for port in ports]
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: places)
+        sts = await made_of("https://localhost", tls=trust(authority.cafile, "sts_cafile"))
+        assert (await sts.caller(TOKEN)).tenant == "42"
+        await sts.close()
 
 
 # --- TLS -------------------------------------------------------------------------------------------------------------

@@ -21,9 +21,7 @@ from tornado.httputil import (
     RequestStartLine,
     ResponseStartLine,
 )
-from tornado.iostream import StreamClosedError, UnsatisfiableReadError
-from tornado.netutil import Resolver
-from tornado.tcpclient import TCPClient
+from tornado.iostream import IOStream, SSLIOStream, StreamClosedError, UnsatisfiableReadError
 
 from webhookd.errors import ConfigurationError
 
@@ -34,6 +32,8 @@ AT_A_TIME = 20
 MAX_HEADER = 16 * 1024
 LOOKUPS_AT_A_TIME = 2
 """How many names may be looked up; what comes beyond waits, within its own deadline."""
+NEXT_ADDRESS = 1.0
+"""How long, in seconds, the connection to one address of several may take before the next one is tried."""
 PORTS = {"http": 80, "https": 443}
 
 
@@ -96,28 +96,29 @@ class Answer(HTTPMessageDelegate):
         self.whole = True
 
 
-class _Names(Resolver):
+Addresses = list[tuple[int, Any]]
+"""Addresses of a name, each behind its family."""
+
+
+class _Names:
     """Looks names up in threads that nobody waits for.
 
-    A name server that does not answer keeps its thread for long. asyncio's own threads, which Tornado would take, are
-    those of the ingest, and the end of the process waits for them.
+    A name server that does not answer keeps its thread for long. asyncio's own threads are those of the ingest, and the
+    end of the process waits for them.
     """
 
-    def initialize(self) -> None:
-        """Begin without any lookup."""
+    def __init__(self) -> None:
         self._turns = asyncio.Semaphore(LOOKUPS_AT_A_TIME)
 
-    async def resolve(
-        self, host: str, port: int, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[tuple[int, Any]]:
-        """Return the addresses of the name, each with its family; raises `OSError` or `UnicodeError`."""
+    async def addresses(self, host: str, port: int) -> Addresses:
+        """Return where the name is; raises `OSError` or `UnicodeError`."""
         await self._turns.acquire()  # given back when the thread ends, which may be long after the caller has left
         loop = asyncio.get_running_loop()
-        found: asyncio.Future[list[tuple[int, Any]]] = loop.create_future()
+        found: asyncio.Future[Addresses] = loop.create_future()
 
         def look_up() -> None:
             try:
-                infos = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)
+                infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
             except (OSError, UnicodeError) as error:
                 settle = partial(found.set_exception, error)
             else:
@@ -128,7 +129,7 @@ class _Names(Resolver):
         threading.Thread(target=look_up, name="name lookup", daemon=True).start()
         return await found
 
-    def _end(self, found: asyncio.Future[list[tuple[int, Any]]], settle: partial[None]) -> None:
+    def _end(self, found: asyncio.Future[Addresses], settle: partial[None]) -> None:
         self._turns.release()
         if not found.done():
             settle()
@@ -138,7 +139,8 @@ class Fetcher:
     """GETs from one neighbour, over a connection for each.
 
     This is what Tornado's own client is made of, and not that client: it keeps no deadline over its queue, cannot be
-    cancelled, and logs a traceback for a connection that is reset.
+    cancelled, logs a traceback for a connection that is reset, and keeps one for ever that is made in the moment in
+    which its caller leaves.
     """
 
     def __init__(self, place: Place, tls: ssl.SSLContext, *, most: int) -> None:
@@ -150,7 +152,7 @@ class Fetcher:
         self._path = url.path
         self._tls = tls if url.scheme == "https" else None
         self._turns = asyncio.Semaphore(AT_A_TIME)
-        self._tcp = TCPClient(_Names())
+        self._names = _Names()
 
     async def get(self, path: str = "") -> Answer:
         """Return the answer to a GET of `path`, appended to the neighbour's URL; raises `Unanswered`."""
@@ -166,8 +168,7 @@ class Fetcher:
         return answer
 
     async def _exchange(self, target: str) -> Answer:
-        room = self._most + MAX_HEADER
-        stream = await self._tcp.connect(self._host, self._port, ssl_options=self._tls, max_buffer_size=room)
+        stream = await self._connect()
         try:
             stream.set_nodelay(True)
             limits = HTTP1ConnectionParameters(no_keep_alive=True, max_header_size=MAX_HEADER, max_body_size=self._most)
@@ -179,6 +180,30 @@ class Fetcher:
         finally:
             stream.close()
         return answer
+
+    async def _connect(self) -> IOStream:
+        """Return a connection to the first address that takes one."""
+        addresses = await self._names.addresses(self._host, self._port)
+        for left, (family, address) in zip(reversed(range(len(addresses))), addresses, strict=True):
+            with contextlib.ExitStack() as unless_connected:
+                stream = self._stream(socket.socket(family))
+                unless_connected.callback(stream.close)
+                try:
+                    async with asyncio.timeout(NEXT_ADDRESS if left else None):
+                        await stream.connect(address, server_hostname=self._host)
+                except OSError:
+                    if not left:
+                        raise
+                else:
+                    unless_connected.pop_all()
+                    return stream
+        raise socket.gaierror
+
+    def _stream(self, sock: socket.socket) -> IOStream:
+        room = self._most + MAX_HEADER
+        if self._tls is None:
+            return IOStream(sock, max_buffer_size=room)
+        return SSLIOStream(sock, ssl_options=self._tls, max_buffer_size=room)
 
     def _words(self, error: BaseException | None) -> str:
         if isinstance(error, StreamClosedError):
@@ -194,7 +219,3 @@ class Fetcher:
                 return f"no connection: {reason}"
             case _:
                 return f"the answer broke off, is no HTTP, or is over {self._most} bytes"
-
-    def close(self) -> None:
-        """Let go of everything."""
-        self._tcp.close()

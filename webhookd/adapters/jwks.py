@@ -67,7 +67,6 @@ class Jwks:
         with contextlib.suppress(asyncio.CancelledError):
             await self._fetching
         self._next.cancel()
-        self._fetcher.close()
 
     def _begin(self) -> None:
         self._begun = self._loop.time()
@@ -105,8 +104,6 @@ async def probe(url: str, tls: ssl.SSLContext, algorithms: tuple[str, ...]) -> s
         keys = await _key_set(fetcher, algorithms)
     except Unanswered as error:
         raise ConfigurationError(f"jwks_url: {where} gives no key set: {error}") from None
-    finally:
-        fetcher.close()
     if not keys:
         raise ConfigurationError(f"jwks_url: the key set of {where} holds no key for {', '.join(algorithms)}")
     return f"{where}, keys: {len(keys)}"

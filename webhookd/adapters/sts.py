@@ -119,7 +119,6 @@ class Sts:
             asking.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await asking
-        self._fetcher.close()
 
     async def _ask(self, token: str, digest: bytes) -> Verdict | None:
         """Return the verdict, and keep it; None where the STS does not answer."""
@@ -175,8 +174,6 @@ async def probe(url: str, tls: ssl.SSLContext) -> str:
         verdict = _read(await fetcher.get(CHECK_TOKEN + NO_TOKEN))
     except Unanswered as error:
         raise ConfigurationError(f"sts_url: the STS at {where} does not answer: {error}") from None
-    finally:
-        fetcher.close()
     if verdict.refusal is not Unauthenticated or verdict.caller is not None:
         raise ConfigurationError(f"sts_url: the STS at {where} takes a token that nobody issued: is it the right URL?")
     return f"{where} refuses a token that nobody issued, as it should"
