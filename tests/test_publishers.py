@@ -96,7 +96,7 @@ class InSpool:
             return [self._message(db, *row) for row in rows]
 
     def _message(self, db, receipt, hook, tenant, datasource, event, received_at, blob, size, state) -> Message:
-        assert state == (3 if self.keep else 0)
+        assert state == (5 if self.keep else 2)
         parts = db.execute("SELECT data, head FROM body WHERE id >> 16 = ? ORDER BY id", (blob,)).fetchall()
         body = b"".join(data for data, _ in parts)
         assert len(body) == size

@@ -105,7 +105,7 @@ def test_lines_are_found_without_a_look_at_the_rest(path, hooks):
         async def look() -> tuple[int, int]:
             return await work(lambda: spool.line(f"{0:040x}", limit=5)), await work(lambda: spool.next_waiting(limit=5))
 
-        await publish(spool, *(a_message(n, hook=f"{n % hooks:040x}") for n in range(1000)))
+        await publish(spool, *(a_message(n, hook=f"{n % hooks:040x}") for n in range(3000)))
         await spool.entries(limit=1)
         assert spool._reader._db is not None
         spool._reader._db.set_progress_handler(lambda: steps.append(1), 1)

@@ -20,7 +20,7 @@ from webhookd.adapters.spool_file import DAMAGE, SpoolFile, code_of
 from webhookd.adapters.spool_item import Item
 from webhookd.adapters.spool_layout import CLOSED, MANY, MIB, Entry, Sizes, SpoolError, SpoolStats, State
 from webhookd.adapters.spool_reader import DAMAGED, Query, Reader
-from webhookd.adapters.spool_writer import Outcome, Writer
+from webhookd.adapters.spool_writer import Writer
 from webhookd.errors import ConfigurationError, Unpublished
 from webhookd.model import Message
 from webhookd.ports import Durable
@@ -40,12 +40,13 @@ class Spool:
     on_change: Callable[[], None] | None = None
     """Called on the loop when lines of hooks may have changed otherwise than by `publish`, `confirm` and `mark`."""
 
-    def __init__(self, file: SpoolFile, writer: Writer, *, keep: bool) -> None:
+    def __init__(self, file: SpoolFile, writer: Writer, *, keep: bool, now: Callable[[], float]) -> None:
         self._file = file
         self._writer = writer
         self._loop = asyncio.get_running_loop()
         self._reader = Reader(file)
         self._reading = ThreadPoolExecutor(1, "spool-reader")
+        self._now = now
         self._state = State.KEPT if keep else State.WAITING
         self._behind_large: dict[str, int] = {}
         self._waiters: set[asyncio.Future[None]] = set()
@@ -77,7 +78,7 @@ class Spool:
                 f"spool {path} cannot be opened ({error}): see to its disk and its owner"
             ) from error
         writer = Writer(file, retention=retention, share=share, now=now)
-        spool = cls(file, writer, keep=keep)
+        spool = cls(file, writer, keep=keep, now=now)
         await asyncio.to_thread(writer.start, spool._settle_soon)
         return spool
 
@@ -129,7 +130,7 @@ class Spool:
         db = self._file.db
         if self._closed or db is None:
             raise SpoolError(self._file.failing or CLOSED)
-        return db.lines.waiting.copy()
+        return db.rows.lines.waiting.copy()
 
     async def next_waiting(self, *, limit: int = MANY) -> list[Entry]:
         """Return the first message of each hook that has any to be published, in order, without bodies."""
@@ -158,8 +159,11 @@ class Spool:
         older_than: float | None = None,
         receipts: Collection[str] | None = None,
     ) -> int:
-        """Delete the messages that all given conditions hold for; `older_than` is in seconds. Return how many."""
-        before = None if older_than is None else (self._writer.now() - older_than) * 1000
+        """Delete the messages that all given conditions hold for; `older_than` is in seconds. Return how many.
+
+        They go some at a time: a crash leaves those that it had not come to.
+        """
+        before = None if older_than is None else (self._now() - older_than) * 1000
         step = spool_jobs.dropping(frozenset(State if states is None else states), before, receipts)
         return await self._change(step, told=True)
 
@@ -192,12 +196,12 @@ class Spool:
 
     # --- inside -----------------------------------------------------------------------------------------------------
 
-    def _settle_soon(self, outcome: Outcome) -> None:
+    def _settle_soon(self, outcome: spool_jobs.Outcome) -> None:
         """Have the loop's thread tell the outcome; nobody is left to tell once the loop is closed."""
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._settle, outcome)
 
-    def _settle(self, outcome: Outcome) -> None:
+    def _settle(self, outcome: spool_jobs.Outcome) -> None:
         for future, result in outcome:
             if future.done():
                 continue  # cancelled

@@ -17,6 +17,7 @@ from webhookd.adapters.spool_layout import Sizes
 DISK_FULL = "disk full"
 SPOOL_FULL = "spool full"
 DAMAGE = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+BUSY = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED})
 DAMAGE_AT_OPEN = DAMAGE | {sqlite3.SQLITE_ERROR}
 """A missing table or a name that is no text is damage too, where nothing but fixed statements was run."""
 log = structlog.get_logger(__name__)
@@ -143,7 +144,7 @@ class SpoolFile:
 
     def _take_room(self, db: SpoolDb) -> None:
         """Take messages only with room for the WAL, for its write-back, and for the day when the disk is full."""
-        if db.allocate() and self._reserve.build() and free_bytes(self.path.parent) >= self.sizes.wal_max:
+        if db.wal.allocate() and self._reserve.build() and free_bytes(self.path.parent) >= self.sizes.wal_max:
             if self.failing is not None:
                 log.info("spool takes messages again")
             self.failing = None
@@ -172,3 +173,8 @@ class SpoolFile:
 def code_of(error: sqlite3.Error) -> int:
     """Return SQLite's primary result code; 1 where it is sqlite3 itself that complains."""
     return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+
+
+def is_busy(error: BaseException) -> bool:
+    """Whether it is only that another process has locked the file."""
+    return isinstance(error, sqlite3.Error) and code_of(error) in BUSY

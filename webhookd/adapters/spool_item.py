@@ -45,20 +45,24 @@ class LargeBody:
 
     @property
     def started(self) -> bool:
-        """Whether a part was taken."""
+        """Whether a part was written."""
         return self._offset > 0
 
     @property
-    def finished(self) -> bool:
-        """Whether all parts were taken."""
-        return self._offset >= len(self.item.message.body)
+    def ends(self) -> bool:
+        """Whether the next part is the last."""
+        return self._offset + self._unit >= len(self.item.message.body)
 
-    def take(self) -> tuple[int, memoryview, bytes | None]:
+    def part(self) -> tuple[int, memoryview, bytes | None]:
         """Return the next part's row."""
         start = self._offset
-        self._offset = start + self._unit
-        part = memoryview(self.item.message.body)[start : self._offset]
+        part = memoryview(self.item.message.body)[start : start + self._unit]
         return self.blob << PART_BITS | start // self._unit, part, None if start else self.item.head
+
+    def advance(self) -> bool:
+        """Go on to the part behind the one that was written, and return whether there is none."""
+        self._offset += self._unit
+        return self._offset >= len(self.item.message.body)
 
 
 def seal(names: tuple[str, ...], received_at: int, head: bytes, body: bytes) -> int:

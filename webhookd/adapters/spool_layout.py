@@ -22,6 +22,17 @@ UNIT_MIN = 32 * KIB
 """The smallest part that a large body is written in."""
 PART_BITS = 16
 """A body is stored in parts: part N of body B is the row `B << PART_BITS | N`."""
+WAL_HEADER = 32
+FRAME = PAGE + 24
+"""Bytes that a page takes in the write-ahead log."""
+RESERVED_PAGES = 16
+"""What a transaction writes beside its rows, at most: roots, right edges, the list of free pages."""
+LINE_PAGES = 3
+"""What it writes of the index of lines for each hook that it adds messages to: a leaf that may be split, its parent."""
+CHANGE_PAGES = 6
+"""What it writes for each message that it changes or deletes: a leaf of two tables and an index, and neighbours."""
+LINE_ENTRY = 24
+"""Bytes of a message's entry in the index of lines, which one that is set aside does without."""
 
 
 class State(StrEnum):
@@ -34,14 +45,18 @@ class State(StrEnum):
 
 
 STATES = (State.WAITING, State.UNROUTABLE, State.SET_ASIDE, State.KEPT)
-"""By the number that stands for each on disk; below 2 a message is still to be published, below 3 it never expires."""
 PUBLISHED = frozenset({State.WAITING, State.UNROUTABLE})
 """What is still to be published: a hook's line."""
 Body = bytes
 CLOSED = "the spool is closed"
 MANY = 500
 """Entries of one answer, where nobody says how many."""
-NUMBER = {state: number for number, state in enumerate(STATES)}
+NUMBER = {state: number for number, state in enumerate(STATES, 2)}
+"""What stands for each on disk; below 4 a message is still to be published, below 5 it never expires.
+
+SQLite stores 0 and 1 in no byte: any other number keeps a message as long as it was when its state is another.
+"""
+STATE = {number: state for state, number in NUMBER.items()}
 
 
 class Entry(msgspec.Struct, frozen=True, gc=False, kw_only=True):
@@ -101,7 +116,6 @@ class Sizes:
     """How `max_bytes` are divided between database and WAL.
 
     `unit` bounds what one transaction takes of small messages, and the part of a large body that it takes beside them.
-    `step` is how many messages one transaction changes or deletes.
     """
 
     max_bytes: int
@@ -114,13 +128,23 @@ class Sizes:
 
     @property
     def wal_max(self) -> int:
-        """The largest WAL: a whole transaction (each page may be half empty) fits with an empty one."""
-        return 8 * self.unit
+        """The largest WAL: the largest transaction fits with an empty one."""
+        return min(16 * MIB, self.max_bytes // 4)
+
+    @property
+    def wal_frames(self) -> int:
+        """The pages that the largest WAL holds."""
+        return (self.wal_max - WAL_HEADER) // FRAME
+
+    @property
+    def append_pages(self) -> int:
+        """What must be left of the WAL so that any one message, or part of one, can be written."""
+        return max(RESERVED_PAGES + pages(self.unit + 2 * PAGE, 1), self.wal_frames // 4)
 
     @property
     def checkpoint_at(self) -> int:
         """The size of the WAL from which it is written back."""
-        return 4 * self.unit
+        return self.wal_max // 2
 
     @property
     def pages_max(self) -> int:
@@ -129,18 +153,23 @@ class Sizes:
 
     @property
     def slack(self) -> int:
-        """Pages that no message takes: marks and deletions need some when the spool is full."""
+        """Pages that no message takes: what is said about messages needs some when the spool is full."""
         return max(8, self.pages_max // 64)
 
     @property
-    def step(self) -> int:
-        """Messages that one transaction changes or deletes: each may touch two pages."""
-        return self.checkpoint_at // (2 * PAGE)
+    def bytes_deleted(self) -> int:
+        """Bytes of bodies that one transaction deletes: SQLite reads each of their pages."""
+        return 4 * self.unit
 
     @property
     def reserve(self) -> int:
         """What is kept for a full disk: a whole WAL, and its write-back."""
         return self.wal_max
+
+
+def pages(cost: int, hooks: int) -> int:
+    """Return what messages of so many hooks write to the WAL at most: each of their pages may be half empty."""
+    return -(-2 * cost // PAGE) + LINE_PAGES * hooks
 
 
 def footprint(length: int) -> int:

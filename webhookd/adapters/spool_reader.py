@@ -15,7 +15,7 @@ from msgspec.structs import replace
 
 from webhookd.adapters.spool_file import SpoolFile
 from webhookd.adapters.spool_item import seal
-from webhookd.adapters.spool_layout import CLOSED, MANY, MIB, NUMBER, PART_BITS, STATES, Entry, SpoolError, State
+from webhookd.adapters.spool_layout import CLOSED, MANY, MIB, NUMBER, PART_BITS, STATE, STATES, Entry, SpoolError, State
 from webhookd.adapters.spool_schema import Damaged
 
 WINDOW = 2000
@@ -27,22 +27,26 @@ DAMAGED = "damaged on disk"
 FIELDS = """
 m.seq, m.receipt, h.token, h.tenant, h.datasource, h.event, m.state, m.attempts, m.received_at, m.bytes, m.reason,
 m.blob, m.seal"""
-BOUND = "SELECT max(seq) FROM (SELECT seq FROM message AS m WHERE seq > ?1 {which} ORDER BY seq LIMIT ?2)"
+BOUND = "SELECT max(seq) FROM (SELECT seq FROM message WHERE seq > ?1 ORDER BY seq LIMIT ?2)"
 FOUND = f"""
 SELECT {FIELDS} FROM message AS m CROSS JOIN hook AS h ON h.id = m.hook
 WHERE m.seq > ?1 AND m.seq <= ?2 AND (?3 IS NULL OR h.tenant = ?3) AND m.state IN (SELECT value FROM json_each(?4))
-{{which}} ORDER BY m.seq LIMIT ?5"""  # noqa: S608 (names of this module)
+ORDER BY m.seq LIMIT ?5"""  # noqa: S608 (names of this module)
 OF_HOOK = f"""
 SELECT {FIELDS} FROM message AS m CROSS JOIN hook AS h ON h.id = m.hook
-WHERE m.hook = ?1 AND m.state < 2 AND m.seq > ?2 ORDER BY m.seq LIMIT ?3"""  # noqa: S608
+WHERE m.hook = ?1 AND m.state < 4 AND m.seq > ?2 ORDER BY m.seq LIMIT ?3"""  # noqa: S608
 FIRST_OF_HOOKS = f"""
 WITH RECURSIVE line (hook) AS (
-    SELECT min(hook) FROM message WHERE state < 2
-    UNION ALL SELECT (SELECT min(hook) FROM message WHERE state < 2 AND hook > line.hook) FROM line WHERE hook NOTNULL
+    SELECT min(hook) FROM message WHERE state < 4
+    UNION ALL SELECT (SELECT min(hook) FROM message WHERE state < 4 AND hook > line.hook) FROM line WHERE hook NOTNULL
 )
 SELECT {FIELDS} FROM line CROSS JOIN hook AS h ON h.id = line.hook CROSS JOIN message AS m
-ON m.seq = (SELECT min(seq) FROM message WHERE state < 2 AND hook = line.hook)
+ON m.seq = (SELECT min(seq) FROM message WHERE state < 4 AND hook = line.hook)
 ORDER BY m.seq LIMIT ?1"""  # noqa: S608
+FIRST_OF_HOOKS_NEAR = f"""
+SELECT {FIELDS} FROM message AS m CROSS JOIN hook AS h ON h.id = m.hook WHERE m.seq IN (
+    SELECT min(seq) FROM (SELECT seq, hook, state FROM message ORDER BY seq LIMIT ?2) WHERE state < 4 GROUP BY hook
+) ORDER BY m.seq LIMIT ?1"""  # noqa: S608
 BODY = "SELECT id, data, head FROM body WHERE id >= ? AND id < ? ORDER BY id"
 
 
@@ -94,9 +98,18 @@ class Reader:
         return newest or 0
 
     def first_of_hooks(self, limit: int) -> list[Entry]:
-        """Return the first message of each hook that has any to be published, in order."""
+        """Return the first message of each hook that has any to be published, in order.
+
+        Where so many hooks have some among the oldest messages, nobody need look at the other hooks.
+        """
+        file = self._file.db
+        rows: list[Any] = []
         with self._transaction() as db:
-            return [_entry(row)[0] for row in db.execute(FIRST_OF_HOOKS, (limit,))]
+            if file is not None and len(file.rows.lines.waiting) > limit:
+                rows = db.execute(FIRST_OF_HOOKS_NEAR, (limit, WINDOW)).fetchall()
+            if len(rows) < limit:
+                rows = db.execute(FIRST_OF_HOOKS, (limit,)).fetchall()
+        return [_entry(row)[0] for row in rows]
 
     def close(self) -> None:
         """Let go of the file."""
@@ -107,7 +120,7 @@ class Reader:
     def _line(self, db: sqlite3.Connection, hook: str, after: int, limit: int) -> list[Found]:
         file = self._file.db
         rows: list[Any] = []
-        for number in file.lines.numbers(hook) if file else ():
+        for number in file.rows.lines.numbers(hook) if file else ():
             rows += db.execute(OF_HOOK, (number, after, limit))
         return [_entry(row) for row in sorted(rows)[:limit]]
 
@@ -145,18 +158,17 @@ def _text(data: bytes) -> str:
 def _window(db: sqlite3.Connection, query: Query, after: int, limit: int) -> tuple[list[Found], int | None]:
     """Return the next rows, and behind which place the next window begins: None at the end."""
     states = STATES if query.states is None else query.states
-    which = "" if State.KEPT in states else "AND m.state < 3"
-    (bound,) = db.execute(BOUND.format(which=which), (after, WINDOW)).fetchone()
+    (bound,) = db.execute(BOUND, (after, WINDOW)).fetchone()
     if bound is None:
         return [], None
     numbers = json.dumps([NUMBER[state] for state in states])
-    found = db.execute(FOUND.format(which=which), (after, bound, query.tenant, numbers, limit))
+    found = db.execute(FOUND, (after, bound, query.tenant, numbers, limit))
     return [_entry(row) for row in found], bound
 
 
 def _entry(row: Any) -> Found:
     seq, receipt, hook, tenant, datasource, event, state, attempts, received_at, length, reason, blob, check = row
-    if state not in range(len(STATES)) or not isinstance(length, int):
+    if state not in STATE or not isinstance(length, int):
         raise Damaged("a message of the spool is not what was written")
     entry = Entry(
         seq=seq,
@@ -165,7 +177,7 @@ def _entry(row: Any) -> Found:
         tenant=tenant,
         datasource=datasource,
         event=event,
-        state=STATES[state],
+        state=STATE[state],
         attempts=attempts,
         received_at=received_at,
         bytes=length,

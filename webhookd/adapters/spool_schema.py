@@ -6,11 +6,11 @@ import os
 import sqlite3
 from pathlib import Path
 
-from webhookd.adapters.spool_layout import PAGE, Sizes
+from webhookd.adapters.spool_layout import PAGE
 from webhookd.errors import ConfigurationError
 from webhookd.statedir import sync_directory
 
-VERSION = 1
+VERSION = 2
 """`PRAGMA user_version` of the files written here."""
 
 SCHEMA = """
@@ -26,8 +26,7 @@ CREATE TABLE body (id INTEGER PRIMARY KEY, data BLOB NOT NULL, head BLOB);
 CREATE TABLE unfinished (blob INTEGER PRIMARY KEY);
 CREATE TABLE floor (next INTEGER NOT NULL);
 INSERT INTO floor VALUES (1);
-CREATE INDEX line ON message (hook, seq) WHERE state < 2;
-CREATE INDEX unkept ON message (seq) WHERE state < 3;
+CREATE INDEX line ON message (hook, seq) WHERE state < 4;
 """
 NEXT = """
 SELECT max((SELECT next FROM floor), (SELECT coalesce(max(seq), 0) + 1 FROM message),
@@ -49,13 +48,13 @@ class Unusable(sqlite3.OperationalError):
     sqlite_errorcode = sqlite3.SQLITE_BUSY
 
 
-def connect(path: Path, sizes: Sizes) -> sqlite3.Connection:
+def connect(path: Path) -> sqlite3.Connection:
     """Open or create the file for writing, 0600; raises sqlite3.Error, OSError, ConfigurationError."""
     if not path.exists():
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
     db = sqlite3.connect(path, isolation_level=None, timeout=0.2, check_same_thread=False, cached_statements=256)
     try:
-        _prepare(db, path, sizes)
+        _prepare(db, path)
         sync_directory(path.parent)
     except BaseException:
         db.close()
@@ -63,7 +62,7 @@ def connect(path: Path, sizes: Sizes) -> sqlite3.Connection:
     return db
 
 
-def _prepare(db: sqlite3.Connection, path: Path, sizes: Sizes) -> None:
+def _prepare(db: sqlite3.Connection, path: Path) -> None:
     db.execute(f"PRAGMA page_size = {PAGE}")
     (mode,) = db.execute("PRAGMA journal_mode = WAL").fetchone()
     if mode != "wal":
@@ -81,4 +80,3 @@ def _prepare(db: sqlite3.Connection, path: Path, sizes: Sizes) -> None:
         raise ConfigurationError(
             f"{path} was written by another version of webhookd (its format is {version}): use that one to empty it"
         )
-    db.execute(f"PRAGMA max_page_count = {sizes.pages_max}")

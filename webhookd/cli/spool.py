@@ -166,7 +166,8 @@ def drop(
     """Delete messages from the spool: those that all of the given conditions hold for.
 
     What is deleted was accepted, and nobody will get it: it asks first. The exit status is 1 where one of RECEIPTS is
-    not there, or does not fit the conditions.
+    not there, or does not fit the conditions. Where the daemon or this command is killed on the way, the messages that
+    it had not come to are left.
 
     \b
     webhookd spool drop --state set-aside --older-than 7d
