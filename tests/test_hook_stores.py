@@ -66,8 +66,8 @@ class Follower:
         async for change in changes:
             if isinstance(change, Checked):
                 self.checked = change.at
-                continue
-            self.seen.append(change)
+            else:
+                self.seen.append(change)
             match change:
                 case Snapshot():
                     self.hooks = {hook.token: hook for hook in change.hooks}
