@@ -8,6 +8,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 MADE_FROM := setup.cfg pyproject.toml Makefile
 KILLS := 200
+THOROUGH := --rounds=5 --pause=20 --outage=600 --mixed=1800
 NEEDED := curl:curl openssl:openssl strace:strace systemd-analyze:systemd unshare:util-linux mount:mount ps:procps
 NEEDED += rabbitmq-server:rabbitmq-server etcd:etcd-server etcdctl:etcd-client
 
@@ -35,9 +36,9 @@ pytest: $(VENV)/test.stamp
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --fail-under=95
 
-faults: $(VENV)/test.stamp  ## Kill the daemon under load, KILLS=200 times, and look for what is lost.
+faults: $(VENV)/test.stamp  ## Bring every fault about for hours, KILLS=200 kills among them, and tell what is lost.
 	@.ci/need $(NEEDED)
-	$(BIN)/pytest tests/faults --kills=$(KILLS) $(ARGS)
+	$(BIN)/pytest tests/faults --kills=$(KILLS) $(THOROUGH) $(ARGS)
 
 clean:  ## Remove what these targets made.
 	rm -rf $(VENV) build dist *.egg-info .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache

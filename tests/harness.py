@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -18,15 +19,27 @@ from urllib.parse import urlsplit
 import jwt
 
 WEBHOOKD = str(Path(sys.executable).with_name("webhookd"))
+PORTS = random.SystemRandom()
 MIN_CANARY = 16
 """Bodies shorter than this may be in a log by chance."""
 KEY = "a throw-away key of at least 32 bytes for the tests"
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """Return a port below those that the kernel gives to clients.
+
+    A client that tries again and again to reach a port among these, while nobody listens there, is one day given that
+    very port, and connects to itself: the server can then not start.
+    """
+    ephemeral = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
+    while True:
+        port = PORTS.randrange(min(10_000, ephemeral - 1000), ephemeral)
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
 
 
 def mint(tenant: Any = 42, *, key: str = KEY, ttl: float = 3600, algorithm: str = "HS256", **claims: Any) -> str:

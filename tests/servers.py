@@ -120,7 +120,11 @@ class RabbitMQ(Server):
 
     def user(self, name: str, password: str, vhost: str, configure: str = "", write: str = "", read: str = "") -> None:
         """Make a user who may do in `vhost` what these patterns allow: nothing where there is none."""
-        self.eval(f"rabbit_auth_backend_internal:add_user({binary(name)}, {binary(password)}, {binary('tests')})")
+        backend, words = "rabbit_auth_backend_internal", ", ".join(map(binary, (name, password, "tests")))
+        there = f"{backend}:exists({binary(name)})"
+        self.eval(
+            f"case {there} of true -> {backend}:change_password({words}); false -> {backend}:add_user({words}) end"
+        )
         self.allow(name, vhost, configure, write, read)
 
     def allow(self, user: str, vhost: str, configure: str = ".*", write: str = ".*", read: str = ".*") -> None:

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import hashlib
 import json
+import logging
 import threading
 import time
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ QUEUE = "enricher"
 PREFETCH = 500
 RETRY = 0.2
 CONNECT_TIMEOUT = 5
+logging.getLogger("aiormq").setLevel(logging.CRITICAL)  # that the broker goes away is no news here
 GONE = (OSError, RuntimeError, aio_pika.exceptions.AMQPError, asyncio.CancelledError, asyncio.InvalidStateError)
 """What aio-pika raises, from one call or another, when the broker goes away."""
 
@@ -80,8 +82,12 @@ class Collector(threading.Thread):
         """What was wrong with messages, beside their bodies."""
         self.last = time.monotonic()
         """When the last message came."""
+        self.begun = 0
+        """How often it has begun to consume."""
         self._loop = asyncio.new_event_loop()
         self._stopping = asyncio.Event()
+        self._acknowledging = asyncio.Event()
+        self._acknowledging.set()
 
     def __enter__(self) -> Self:
         self.start()
@@ -91,6 +97,14 @@ class Collector(threading.Thread):
         self._loop.call_soon_threadsafe(self._stopping.set)
         self.join(30)
         assert not self.is_alive()
+
+    def hold(self) -> None:
+        """Acknowledge nothing from now on: the queue fills."""
+        self._loop.call_soon_threadsafe(self._acknowledging.clear)
+
+    def release(self) -> None:
+        """Acknowledge what waits for it, and all that comes."""
+        self._loop.call_soon_threadsafe(self._acknowledging.set)
 
     def run(self) -> None:
         asyncio.set_event_loop(self._loop)
@@ -119,6 +133,7 @@ class Collector(threading.Thread):
             await channel.set_qos(prefetch_count=PREFETCH)
             queue = await channel.get_queue(self.queue)
             await queue.consume(self._take)
+            self.begun += 1
             await asyncio.wait(
                 {asyncio.ensure_future(connection.closed()), asyncio.ensure_future(channel.closed())},
                 return_when=asyncio.FIRST_COMPLETED,
@@ -145,6 +160,7 @@ class Collector(threading.Thread):
         self.receipts.add(receipt)
         self.last = time.monotonic()
         self._look_at(message, event)
+        await self._acknowledging.wait()
         with contextlib.suppress(*GONE):
             await message.ack()
 

@@ -14,6 +14,20 @@ from servers import RabbitMQ
 Begin = Callable[..., Scenario]
 
 
+@pytest.fixture
+def rounds(request: pytest.FixtureRequest) -> int:
+    """Return how often a scenario strikes."""
+    count: int = request.config.getoption("--rounds")
+    return count
+
+
+@pytest.fixture
+def pause(request: pytest.FixtureRequest) -> float:
+    """Return how long a server hangs, in seconds."""
+    seconds: float = request.config.getoption("--pause")
+    return seconds
+
+
 @pytest.fixture(scope="session")
 def disturbed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RabbitMQ]:
     with RabbitMQ(tmp_path_factory.mktemp("disturbed")) as node:

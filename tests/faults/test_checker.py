@@ -89,7 +89,8 @@ def test_a_row_tells_what_was_seen() -> None:
 
 
 def test_the_collector_takes_what_is_published_and_comes_back(rabbitmq: RabbitMQ) -> None:
-    url = rabbitmq.url(rabbitmq.vhost())
+    vhost = rabbitmq.vhost()
+    url = rabbitmq.url(vhost)
     declare(url)
     numbers = itertools.count()
 
@@ -111,7 +112,8 @@ def test_the_collector_takes_what_is_published_and_comes_back(rabbitmq: RabbitMQ
     with Collector(url) as collector:
         asyncio.run(publish(20))
         until(lambda: len(collector.receipts) == 20)
-        rabbitmq.ctl("close_all_connections", "a test")
+        rabbitmq.ctl("close_all_connections", "--vhost", vhost, "a test")
+        until(lambda: collector.begun == 2)
         asyncio.run(publish(20))
         until(lambda: len(collector.receipts) == 40)
         assert [message.number for message in collector.messages if not message.redelivered] == list(range(40))
