@@ -238,7 +238,7 @@ def test_what_is_refused_twice_is_set_aside_and_as_large_ones_untried(path):
         one, two = await setup.spool.entries()
         assert (one.state, one.reason) == (
             State.SET_ASIDE,
-            "refused by the broker: message size 1000 is larger than 999",
+            "refused twice: message size 1000 is larger than 999",
         )
         assert (two.state, two.reason) == (State.SET_ASIDE, "1001 bytes: the broker takes none of 1000 or more")
         assert setup.spooled == {"refused": 1, "size": 1}

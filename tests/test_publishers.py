@@ -17,6 +17,7 @@ from far_side import EXCHANGE, FarSide
 
 from webhookd.adapters.amqp import AmqpLink
 from webhookd.adapters.amqp_access import Access
+from webhookd.adapters.fallback import Fallback
 from webhookd.adapters.memory import MemoryPublisher
 from webhookd.adapters.spool import Spool
 from webhookd.errors import ShareExceeded, Unpublished
@@ -54,7 +55,7 @@ def random_body(seed: int, size: int) -> bytes:
 class Place(Protocol):
     """One adapter under test, and the far side of it."""
 
-    durable: bool
+    largest_in_order: int
 
     async def open(self) -> Publisher: ...
 
@@ -63,7 +64,7 @@ class Place(Protocol):
 
 
 class InMemory:
-    durable = False
+    largest_in_order = 2 * MIB
 
     def __init__(self, folder: Path) -> None:
         self.publisher = MemoryPublisher()
@@ -78,7 +79,7 @@ class InMemory:
 class InSpool:
     """Read by another connection to the file, with no code of the spool's."""
 
-    durable = True
+    largest_in_order = 2 * MIB
     keep = False
 
     def __init__(self, folder: Path) -> None:
@@ -113,7 +114,7 @@ class InKeepingSpool(InSpool):
 class InRabbitMQ:
     """Read by a consumer with a queue of its own. A message there does not name its hook: that is remembered here."""
 
-    durable = True
+    largest_in_order = 2 * MIB
 
     def __init__(self, url: str) -> None:
         self.url = url
@@ -153,19 +154,53 @@ class Remembered(AmqpLink):
         return super().publish(message)
 
 
-PLACES: dict[str, type[InMemory | InSpool | InRabbitMQ]] = {
+class InBoth(InRabbitMQ):
+    """Read from both: what the broker has, and what the spool still holds for it."""
+
+    largest_in_order = MIB
+    """A body over 1 MiB takes another link, and may be overtaken by what is on its way at the same time."""
+
+    def __init__(self, url: str, folder: Path) -> None:
+        super().__init__(url)
+        self.spool = InSpool(folder)
+
+    async def open(self) -> Publisher:
+        links = [await super(InBoth, self).open() for _ in range(3)]
+        spool = await self.spool.open()
+        fallback = await Fallback.open(spool, *links, publish_timeout=30, publish_window=1024)
+        return Whole(fallback, [*links, spool])
+
+    async def consume(self) -> list[Message]:
+        return [*await super().consume(), *await self.spool.consume()]
+
+
+class Whole:
+    """A Fallback that closes the parts that it is made of."""
+
+    def __init__(self, fallback: Fallback, parts: list[Publisher]) -> None:
+        self.publish = fallback.publish
+        self._parts = [fallback, *parts]
+
+    async def close(self) -> None:
+        for part in self._parts:
+            await part.close()
+
+
+PLACES: dict[str, Callable[..., Place]] = {
     "memory": InMemory,
     "spool": InSpool,
     "spool that keeps": InKeepingSpool,
     "amqp": InRabbitMQ,
+    "fallback": InBoth,
 }
-DURABLE = [name for name, place in PLACES.items() if place.durable]
+FAR = {"amqp": ("vhost",), "fallback": ("vhost", "tmp_path")}
+"""What a place is made in, where it is not a folder of its own."""
+DURABLE = [name for name in PLACES if name != "memory"]
 
 
 def where(request: pytest.FixtureRequest) -> Place:
     """Return the place that the test asks for, new: in a folder or in a vhost of its own."""
-    place = PLACES[request.param]
-    return place(request.getfixturevalue("vhost" if place is InRabbitMQ else "tmp_path"))
+    return PLACES[request.param](*map(request.getfixturevalue, FAR.get(request.param, ("tmp_path",))))
 
 
 @pytest.fixture(params=PLACES)
@@ -253,7 +288,9 @@ def test_two_hundred_concurrent_ones_all_arrive_the_largest_too(place):
 def test_messages_of_one_hook_keep_their_order_whatever_their_size(place):
     rng = random.Random(9)
     messages = [
-        a_message(n, random_body(n, rng.choice([5, 2000, 40_000, 2 * MIB])), hook=f"{rng.randrange(3):040x}")
+        a_message(
+            n, random_body(n, rng.choice([5, 2000, 40_000, place.largest_in_order])), hook=f"{rng.randrange(3):040x}"
+        )
         for n in range(60)
     ]
 

@@ -55,7 +55,6 @@ class Drain:
         self._turns: dict[asyncio.Task[None], Turn] = {}
         self._careful_until = 0.0
         self._closing = False
-        self._begun_at = 0
         self._told = 0
 
     # --- told by the owner ----------------------------------------------------------------------------------------
@@ -225,7 +224,7 @@ class Drain:
             self._lines.gone(line)
         elif isinstance(error, Unacceptable) and self._refusals.note(message, error):
             line.window = 1
-            self._set_aside(turn, entry, f"refused by the broker: {error}")
+            self._set_aside(turn, entry, f"refused twice: {error}")
         else:
             turn.failed(entry, error)
         turn.heard(entry)
