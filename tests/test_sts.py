@@ -20,7 +20,8 @@ from tornado.iostream import IOStream
 
 from webhookd.adapters import fetch
 from webhookd.adapters import sts as adapter
-from webhookd.adapters.fetch import AT_A_TIME, LOOKUPS_AT_A_TIME, trust
+from webhookd.adapters.fetch import AT_A_TIME, trust
+from webhookd.adapters.names import LOOKUPS_AT_A_TIME
 from webhookd.adapters.sts import KEEP_REFUSED, Recent, Sts, Verdict, probe
 from webhookd.auth import Caller
 from webhookd.errors import ConfigurationError, Forbidden, TokensUnavailable, Unauthenticated

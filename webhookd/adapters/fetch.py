@@ -7,11 +7,8 @@ import base64
 import contextlib
 import socket
 import ssl
-import threading
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
-from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from tornado.http1connection import HTTP1Connection, HTTP1ConnectionParameters
@@ -23,6 +20,7 @@ from tornado.httputil import (
 )
 from tornado.iostream import IOStream, SSLIOStream, StreamClosedError, UnsatisfiableReadError
 
+from webhookd.adapters.names import NEXT_ADDRESS, Names
 from webhookd.errors import ConfigurationError
 
 PATIENCE = 3.0
@@ -30,10 +28,6 @@ PATIENCE = 3.0
 AT_A_TIME = 20
 """How many exchanges with one neighbour may be in work; what comes beyond waits for its turn."""
 MAX_HEADER = 16 * 1024
-LOOKUPS_AT_A_TIME = 2
-"""How many names may be looked up; what comes beyond waits, within its own deadline."""
-NEXT_ADDRESS = 1.0
-"""How long, in seconds, the connection to one address of several may take before the next one is tried."""
 PORTS = {"http": 80, "https": 443}
 
 
@@ -96,45 +90,6 @@ class Answer(HTTPMessageDelegate):
         self.whole = True
 
 
-Addresses = list[tuple[int, Any]]
-"""Addresses of a name, each behind its family."""
-
-
-class _Names:
-    """Looks names up in threads that nobody waits for.
-
-    A name server that does not answer keeps its thread for long. asyncio's own threads are those of the ingest, and the
-    end of the process waits for them.
-    """
-
-    def __init__(self) -> None:
-        self._turns = asyncio.Semaphore(LOOKUPS_AT_A_TIME)
-
-    async def addresses(self, host: str, port: int) -> Addresses:
-        """Return where the name is; raises `OSError` or `UnicodeError`."""
-        await self._turns.acquire()  # given back when the thread ends, which may be long after the caller has left
-        loop = asyncio.get_running_loop()
-        found: asyncio.Future[Addresses] = loop.create_future()
-
-        def look_up() -> None:
-            try:
-                infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-            except (OSError, UnicodeError) as error:
-                settle = partial(found.set_exception, error)
-            else:
-                settle = partial(found.set_result, [(kind, address) for kind, _, _, _, address in infos])
-            with contextlib.suppress(RuntimeError):  # the event loop is closed
-                loop.call_soon_threadsafe(self._end, found, settle)
-
-        threading.Thread(target=look_up, name="name lookup", daemon=True).start()
-        return await found
-
-    def _end(self, found: asyncio.Future[Addresses], settle: partial[None]) -> None:
-        self._turns.release()
-        if not found.done():
-            settle()
-
-
 class Fetcher:
     """GETs from one neighbour, over a connection for each.
 
@@ -152,7 +107,7 @@ class Fetcher:
         self._path = url.path
         self._tls = tls if url.scheme == "https" else None
         self._turns = asyncio.Semaphore(AT_A_TIME)
-        self._names = _Names()
+        self._names = Names()
 
     async def get(self, path: str = "") -> Answer:
         """Return the answer to a GET of `path`, appended to the neighbour's URL; raises `Unanswered`."""

@@ -1,0 +1,53 @@
+"""Names of neighbours are looked up in threads that nobody waits for: not the ingest, not the end of the process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+import threading
+from functools import partial
+from typing import Any
+
+LOOKUPS_AT_A_TIME = 2
+"""How many names may be looked up; what comes beyond waits, within its own deadline."""
+NEXT_ADDRESS = 1.0
+"""How long, in seconds, the connection to one address of several may take before the next one is tried."""
+
+Addresses = list[tuple[int, Any]]
+"""Addresses of a name, each behind its family."""
+
+
+class Names:
+    """Looks names up for one neighbour, in threads that nobody waits for.
+
+    A name server that does not answer keeps its thread for long. asyncio's own threads are those of the ingest, and the
+    end of the process waits for them.
+    """
+
+    def __init__(self) -> None:
+        self._turns = asyncio.Semaphore(LOOKUPS_AT_A_TIME)
+
+    async def addresses(self, host: str, port: int) -> Addresses:
+        """Return where the name is; raises `OSError` or `UnicodeError`."""
+        await self._turns.acquire()  # given back when the thread ends, which may be long after the caller has left
+        loop = asyncio.get_running_loop()
+        found: asyncio.Future[Addresses] = loop.create_future()
+
+        def look_up() -> None:
+            try:
+                infos = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            except (OSError, UnicodeError) as error:
+                settle = partial(found.set_exception, error)
+            else:
+                settle = partial(found.set_result, [(kind, address) for kind, _, _, _, address in infos])
+            with contextlib.suppress(RuntimeError):  # the event loop is closed
+                loop.call_soon_threadsafe(self._end, found, settle)
+
+        threading.Thread(target=look_up, name="name lookup", daemon=True).start()
+        return await found
+
+    def _end(self, found: asyncio.Future[Addresses], settle: partial[None]) -> None:
+        self._turns.release()
+        if not found.done():
+            settle()
