@@ -1,0 +1,222 @@
+"""Daemons on a real etcd, as tenants, senders and operators see them: whatever becomes of it, known hooks go on."""
+
+import asyncio
+import contextlib
+import json
+import sqlite3
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+from harness import Daemon, request, until
+from test_etcd import keys_of, open_store, put_raw
+
+from webhookd.logs import hook_id
+
+UNKNOWN = {"hookUrl": f"https://x/wh/00000000-0000-4000-8000-000000000000/{'0' * 40}"}
+
+
+def readiness(daemon: Daemon) -> tuple[int, str, list[str]]:
+    answer = request(daemon.admin_port, "GET", "/readyz")
+    return answer.status, answer.json["status"], answer.json["reasons"]
+
+
+def followed(daemon: Daemon) -> bool:
+    return readiness(daemon) == (200, "ok", [])
+
+
+def lost(daemon: Daemon) -> bool:
+    return any(reason.startswith("store down: etcd at ") for reason in readiness(daemon)[2])
+
+
+def lines(daemon: Daemon) -> list[dict]:
+    return [json.loads(line) for line in daemon.log.splitlines()]
+
+
+def timed(call):
+    began = time.monotonic()
+    return call(), time.monotonic() - began
+
+
+@pytest.fixture
+def folders(tmp_path) -> list[Path]:
+    made = [tmp_path / name for name in ("one", "two")]
+    for folder in made:
+        folder.mkdir()
+    return made
+
+
+@pytest.fixture
+def pair(folders, etcd_prefix):
+    with Daemon(folders[0], store=etcd_prefix) as one, Daemon(folders[1], store=etcd_prefix) as two:
+        yield one, two
+
+
+def test_a_hook_made_on_one_is_used_and_deleted_on_the_other_within_a_second(pair):
+    one, two = pair
+    hook = one.hook(event="push")
+    assert one.deliver(hook, b"{}").status == 204
+    until(lambda: two.deliver(hook, b"{}").status == 204, 1)
+    assert two.config("GET", f"/wh/config/{hook['token']}").json == hook
+    assert two.config("DELETE", f"/wh/config/{hook['token']}").status == 204
+    assert two.deliver(hook, b"{}").status == 404
+    until(lambda: one.deliver(hook, b"{}").status == 404, 1)
+    assert one.hook(event="other")["apiToken"] == hook["apiToken"]
+
+
+def test_fifty_concurrent_creations_over_both_end_in_one_hook(pair):
+    with ThreadPoolExecutor(50) as pool:
+        hooks = list(pool.map(lambda n: pair[n % 2].hook(event="push"), range(50)))
+        assert {json.dumps(hook) for hook in hooks} == {json.dumps(hooks[0])}
+        others = list(pool.map(lambda n: pair[n % 2].hook(event=f"e{n // 2}", tenant="new"), range(20)))
+    assert len({hook["token"] for hook in others}) == 10
+    assert len({hook["apiToken"] for hook in others}) == 1
+    for daemon in pair:
+        until(lambda daemon=daemon: len(daemon.config("GET").json) == 1, 1)
+
+
+def test_while_etcd_is_away_known_hooks_go_on_and_unknown_ones_may_be_new(tmp_path, own_etcd):
+    server = own_etcd()
+    with Daemon(tmp_path, store=server.url()) as daemon:
+        hook = daemon.hook()
+        assert daemon.deliver(UNKNOWN, b"{}").status == 404
+        server.kill()
+        until(lambda: lost(daemon))
+        answer, seconds = timed(lambda: daemon.config("POST", document={"datasource": "x", "event": "y"}))
+        assert (answer.status, answer.json["title"]) == (503, "Store unavailable")
+        assert answer.headers["Retry-After"]
+        assert seconds < 3
+        assert daemon.config("DELETE", f"/wh/config/{hook['token']}").status == 503
+        until(lambda: daemon.deliver(UNKNOWN, b"{}").status == 503, 15)
+        assert daemon.metrics()["webhookd_hooks_current"] == 0
+        assert daemon.deliver(UNKNOWN, b"{}").json["title"] == "Hooks not current"
+        assert daemon.deliver(hook, b"{}").status == 204
+        assert readiness(daemon)[:2] == (200, "degraded")
+        server.start()
+        until(lambda: followed(daemon))
+        assert daemon.deliver(UNKNOWN, b"{}").status == 404
+        daemon.hook(event="later")
+        told = [line for line in lines(daemon) if "follow" in line["message"]]
+        assert [line["level"] for line in told] == ["error", "info"]
+        assert f"etcd at 127.0.0.1:{server.port}: " in told[0]["error"]
+        assert told[1]["seconds"] > 5
+
+
+def test_a_config_request_to_an_etcd_that_hangs_is_answered_in_time(tmp_path, own_etcd):
+    server = own_etcd()
+    with Daemon(tmp_path, store=server.url()) as daemon:
+        hook = daemon.hook()
+        server.pause()
+        answer, seconds = timed(lambda: daemon.config("POST", document={"datasource": "x", "event": "y"}))
+        assert answer.status == 503
+        assert answer.headers["Retry-After"]
+        assert seconds < 4
+        assert daemon.deliver(hook, b"{}").status == 204
+        until(lambda: lost(daemon), 15)
+        server.resume()
+        until(lambda: followed(daemon))
+        server.pause()
+        _, seconds = timed(daemon.stop)
+        assert seconds < 10
+        server.resume()
+
+
+def test_a_start_while_etcd_is_away_serves_what_is_remembered(tmp_path, own_etcd):
+    server = own_etcd()
+    with Daemon(tmp_path, store=server.url()) as daemon:
+        kept, gone = daemon.hook(event="kept"), daemon.hook(event="gone")
+        assert daemon.config("DELETE", f"/wh/config/{gone['token']}").status == 204
+        assert daemon.stop() == 0
+        server.kill()
+        daemon.start()
+        assert daemon.deliver(kept, b"{}").status == 204
+        assert daemon.deliver(gone, b"{}").status == 503
+        assert daemon.deliver(UNKNOWN, b"{}").status == 503
+        assert daemon.config("POST", document={"datasource": "x", "event": "y"}).status == 503
+        assert readiness(daemon)[:2] == (200, "degraded")
+        assert lost(daemon)
+        daemon.kill()
+        daemon.start()
+        assert daemon.deliver(kept, b"{}").status == 204
+        server.start()
+        until(lambda: followed(daemon))
+        assert daemon.deliver(gone, b"{}").status == 404
+
+
+def test_a_daemon_that_was_killed_remembers_too(tmp_path, own_etcd):
+    server = own_etcd()
+    with Daemon(tmp_path, store=server.url()) as daemon:
+        hooks = [daemon.hook(event=f"e{n}") for n in range(5)]
+        until(lambda: remembered(daemon) == {hook["token"] for hook in hooks})
+        daemon.kill()
+        server.pause()
+        daemon.start()
+        assert [daemon.deliver(hook, b"{}").status for hook in hooks] == [204] * 5
+        server.resume()
+        until(lambda: followed(daemon))
+
+
+def remembered(daemon: Daemon) -> set[str]:
+    (path,) = daemon.state_dir.glob("remembered-*.db")
+    with contextlib.closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
+        return {token for (token,) in db.execute("SELECT token FROM hook")}
+
+
+def test_what_is_remembered_of_another_store_is_never_served(tmp_path, own_etcd):
+    server = own_etcd()
+    with Daemon(tmp_path, store=server.url("/first")) as daemon:
+        hook = daemon.hook()
+    server.kill()
+    for url in (server.url("/second"), "etcd://127.0.0.1:1/first"):
+        other = Daemon(tmp_path, store=url)
+        other.log_path.write_text("")
+        other.wait_ready = lambda timeout, other=other: until(lambda: "webhookd is ready" in other.log, timeout)
+        with other:
+            assert other.deliver(hook, b"{}").status == 503
+            status, word, reasons = readiness(other)
+            assert (status, word, reasons[0]) == (503, "unready", "hooks never loaded")
+
+
+def test_a_hook_set_aside_is_said_and_the_others_go_on(tmp_path, etcd_prefix):
+    with Daemon(tmp_path, store=etcd_prefix) as daemon:
+        broken, good = daemon.hook(event="broken"), daemon.hook(event="good")
+        break_record(etcd_prefix, broken["token"])
+        until(lambda: daemon.deliver(broken, b"{}").status == 503)
+        assert daemon.deliver(good, b"{}").status == 204
+        assert readiness(daemon) == (200, "degraded", ["set aside: 1 hooks"])
+        assert daemon.metrics()["webhookd_hooks_set_aside"] == 1
+        (told,) = [line for line in lines(daemon) if "set aside" in line["message"]]
+        assert told["hook"] == hook_id(broken["token"])
+        daemon.stop()
+        daemon.start()
+        assert readiness(daemon) == (200, "degraded", ["set aside: 1 hooks"])
+        assert daemon.deliver(broken, b"{}").status == 503
+
+
+def break_record(url: str, token: str) -> None:
+    async def main() -> None:
+        store = open_store(url)
+        await put_raw(store, keys_of(url).hook(token), b"junk")
+        await store.close()
+
+    asyncio.run(main())
+
+
+def test_a_large_body_is_examined_beside_etcd(tmp_path, etcd_prefix):
+    """By another process: gRPC has to bear that one is started."""
+    with Daemon(tmp_path, store=etcd_prefix) as daemon:
+        hook = daemon.hook("github", "push")
+        assert daemon.deliver(hook, b'["' + b"x" * 2_000_000 + b'"]').status == 204
+        daemon.hook(event="still")
+        assert followed(daemon)
+        assert daemon.stop() == 0
+        assert all(line["level"] == "info" for line in lines(daemon))
+
+
+def test_etcds_libraries_are_loaded_only_for_etcd():
+    script = "import sys, webhookd.daemon, webhookd.neighbours; print({'grpc', 'aetcd'} & sys.modules.keys())"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
