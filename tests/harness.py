@@ -124,11 +124,15 @@ class Daemon:
         return [*self.wrapper, WEBHOOKD, "serve", *flags]
 
     def start(self, timeout: float = 20) -> None:
+        self.launch()
+        self.wait_ready(timeout)
+
+    def launch(self) -> None:
+        """Start it without waiting for it to be ready."""
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
                 self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.environ, cwd=self.folder
             )
-        self.wait_ready(timeout)
 
     def wait_ready(self, timeout: float = 20) -> None:
         assert self.process is not None

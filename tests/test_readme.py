@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from harness import Daemon, free_port, request
+from servers import Etcd, RabbitMQ
 
 from webhookd import errors, registry, settings
 from webhookd.errors import Rejected
@@ -135,6 +136,31 @@ def test_plugin_of_readme_is_found(tour: str) -> None:
     shown = block(tour, "webhookd plugins show acme")
     assert "Acme Deploys" in shown
     assert "finished_at" in shown
+
+
+def test_rabbitmq_and_etcd_as_readme_has_them(rabbitmq: RabbitMQ, etcd: Etcd, tmp_path: Path) -> None:
+    (body,) = [body for _, body in blocks(README, "sh") if "WEBHOOKD_BROKER" in body]
+    listen, admin = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
+    for documented, ours in (
+        ("127.0.0.1:2379", f"127.0.0.1:{etcd.port}"),
+        ("amqp://127.0.0.1", f"amqp://127.0.0.1:{rabbitmq.port}"),
+        ("127.0.0.1:9180", admin),
+        ("webhookd tail\n", "timeout --preserve-status -s INT 3 webhookd tail\n"),
+    ):
+        assert documented in body
+        body = body.replace(documented, ours)
+    environ = {name: value for name, value in os.environ.items() if not name.startswith("WEBHOOKD_")}
+    environ |= {"WEBHOOKD_LISTEN": listen, "WEBHOOKD_ADMIN_LISTEN": admin}
+    environ["PATH"] = f"{Path(sys.executable).parent}:{environ['PATH']}"
+    script = f"set -eu\ntrap 'kill $(jobs -p); wait' EXIT\n{body}"
+    done = subprocess.run(
+        ["bash", "-c", script], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert '"status":"ok"' in done.stdout.replace(" ", "")
+    assert "FAIL" not in done.stdout
+    assert done.stdout.count("ok    ") == 10
+    assert "what is published from now on" in done.stderr
 
 
 def test_plugin_of_readme_is_short_and_serves(tmp_path: Path) -> None:
