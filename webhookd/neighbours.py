@@ -43,14 +43,19 @@ def etcd_access(settings: Settings) -> Access:
     for key, other in (("store_user", "store_password_file"), ("store_keyfile", "store_certfile")):
         if bool(getattr(settings, key)) != bool(getattr(settings, other)):
             raise ConfigurationError(f"{key} and {other} go together: set both or none")
-    for key in ("store_cafile", "store_certfile", "store_keyfile", "store_password_file"):
+    password = partial(read_secret_file, password_file, "store_password_file") if password_file else bytes
+    password()
+    for key in ("store_cafile", "store_certfile", "store_keyfile"):
         if path := getattr(settings, key):
-            read_secret_file(path, key)
+            try:
+                path.read_bytes()
+            except OSError as error:
+                raise ConfigurationError(f"{key}: {path} cannot be read: {error.strerror}") from None
     from webhookd.adapters.etcd_client import Access  # noqa: PLC0415 - see above
 
     return Access(
         user=user,
-        password=partial(read_secret_file, password_file, "store_password_file") if password_file else bytes,
+        password=password,
         cafile=settings.store_cafile,
         certfile=settings.store_certfile,
         keyfile=settings.store_keyfile,

@@ -18,7 +18,9 @@ from webhookd.model import Hook
 from webhookd.ports import Change, Checked, Deleted, SetAside, Snapshot
 
 PAGE = 5000
-"""How many hooks are read at a time."""
+"""How many hooks are read at a time. For each page etcd counts all that are left: small ones cost more than large."""
+BREATH = 500
+"""After how many hooks of a page the event loop turns: deliveries go on meanwhile."""
 PROBE = 3.0
 """Seconds between two probes."""
 SILENT = 2.0
@@ -78,7 +80,9 @@ class Following:
             page = await self._client.range(rpc.RangeRequest(key=key, range_end=end, limit=PAGE, revision=revision))
             if not revision:
                 self._cluster, revision = page.header.cluster_id, page.header.revision
-            for pair in page.kvs:
+            for number, pair in enumerate(page.kvs, 1):
+                if number % BREATH == 0:
+                    await asyncio.sleep(0)
                 match self._keys.read(pair):
                     case Hook() as hook:
                         hooks.append(hook)
