@@ -39,6 +39,8 @@ class Broker:
         }
         """What is said to a method instead of the usual."""
         self._news = asyncio.Condition()
+        self._reads = asyncio.Event()
+        self._reads.set()
         self._writer: asyncio.StreamWriter | None = None
         self._tasks: set[asyncio.Task] = set()
 
@@ -92,6 +94,10 @@ class Broker:
         for at in range(0, len(data), 1000):
             self.send(body.ContentBody(data[at : at + 1000]))
 
+    def stop_reading(self) -> None:
+        """Take nothing more from the network."""
+        self._reads.clear()
+
     def drop(self) -> None:
         assert self._writer is not None
         self._writer.transport.abort()
@@ -116,7 +122,7 @@ class Broker:
         self.send(commands.Connection.Start(0, 9, {"capabilities": capabilities, "product": "a script"}), channel=0)
         pending: Published | None = None
         missing = 0
-        while True:
+        while await self._reads.wait():
             start = await reader.readexactly(7)
             size = int.from_bytes(start[3:7], "big")
             assert size + 8 <= self.frame_max, "a frame over frame_max"

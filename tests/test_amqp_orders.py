@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import weakref
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -9,10 +10,11 @@ import pamqp.frame
 import pytest
 from broker import Broker
 from pamqp import commands, header, heartbeat
-from test_amqp import becomes, linked, messages, outcomes
+from pamqp.body import ContentBody
+from test_amqp import becomes, fault, linked, messages, outcomes
 from test_publishers import a_message, random_body
 
-from webhookd.adapters import amqp_tap
+from webhookd.adapters import amqp, amqp_tap
 from webhookd.adapters.amqp import AmqpLink
 from webhookd.adapters.amqp_channel import Confirms
 from webhookd.errors import Nacked, NotSent, OutcomeUnknown, Unacceptable, Unroutable
@@ -321,11 +323,13 @@ async def test_a_broker_without_a_limit_gets_frames_that_every_broker_takes():
     async with Broker() as broker:
         broker.answers[commands.Connection.StartOk] = lambda _: commands.Connection.Tune(2047, 0, 60)
         async with linked(broker.url) as link:
-            future = link.publish(a_message(1, body))
-            (message,) = await broker.has(1)
-            assert message.body == body
-            broker.ack(1)
-            assert await future == "confirmed"
+            futures = await sent(broker, link, 2, body=body)
+            assert broker.published[0].body == body
+            message = broker.published[1]
+            broker.send(commands.Basic.Return(312, "NO_ROUTE", "", message.method.routing_key))
+            broker.send(header.ContentHeader(0, len(body), message.properties), ContentBody(body))  # in one frame
+            broker.ack(2, multiple=True)
+            await is_settled(futures, ["confirmed", Unroutable])
 
 
 @pytest.mark.gen_test(timeout=30)
@@ -347,6 +351,41 @@ async def test_one_that_nobody_waits_for_any_more_keeps_its_tag():
         broker.ack(4)
         assert await last == "confirmed"
         assert broker.connections == 1
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_a_broker_that_reads_nothing_fills_no_memory_with_what_was_given_up():
+    async with scripted() as (broker, link):
+        broker.stop_reading()
+        held = []
+        for number in range(200):
+            message = a_message(number, bytes(1 << 20))
+            held.append(weakref.finalize(future := link.publish(message), lambda: None))
+            await asyncio.sleep(0)
+            future.cancel()
+            del future
+        assert sum(one.alive for one in held) < 30
+        assert link.state == "up"
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_a_name_that_cannot_be_is_told_and_tried_again():
+    async with linked(f"amqp://{'x' * 70}.test", up=False) as link:
+        await fault(link, "no host can have this name")
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_a_bug_is_told_and_does_not_end_the_link(monkeypatch):
+    async with Broker() as broker:
+        monkeypatch.setattr(amqp, "ensure_exchange", bug)
+        async with linked(broker.url, up=False) as link:
+            await fault(link, "a bug of webhookd: ZeroDivisionError")
+            monkeypatch.undo()
+            await becomes(link, "up")
+
+
+async def bug(*_: object) -> None:
+    raise ZeroDivisionError
 
 
 @pytest.mark.gen_test(timeout=30)

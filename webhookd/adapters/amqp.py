@@ -15,6 +15,7 @@ from webhookd.adapters.amqp_connection import CONNECT_TIMEOUT, Opened, connected
 from webhookd.adapters.amqp_fault import ACCESS_REFUSED, LinkFault
 from webhookd.adapters.amqp_session import Session
 from webhookd.adapters.amqp_topology import ensure_exchange, may_write
+from webhookd.adapters.names import Names
 from webhookd.errors import ConfigurationError, NotSent
 from webhookd.model import Message
 from webhookd.ports import Durable, LinkState
@@ -41,6 +42,7 @@ class AmqpLink:
         self._access = access
         self._exchange = exchange
         self._purpose = purpose
+        self._names = Names()
         self._session: Session | None = None
         self._fault = "not connected yet"
         self._state: LinkState = "down"
@@ -120,7 +122,7 @@ class AmqpLink:
         """Publish by one connection until it ends; return whether it was any good, and why it ended."""
         try:
             session = Session(await self._address(at), self._exchange, self._tell)
-            async with connected(session, self._access, f"webhookd/{self._purpose}") as opened:
+            async with connected(session, self._access, self._names, f"webhookd/{self._purpose}") as opened:
                 with faults(session):
                     async with asyncio.timeout(CONNECT_TIMEOUT):
                         await self._prepare(session, opened)
@@ -128,9 +130,13 @@ class AmqpLink:
                 await self._publish_until_the_end(session)
                 lasted = time.monotonic() - begun
             return bool(session.confirms.confirmed) or lasted > LASTING, session.ended.result()
-        except LinkFault as fault:
-            self._down(fault)
-            return False, fault
+        except LinkFault as error:
+            fault = error
+        except Exception as error:  # noqa: BLE001 - the outermost edge: a link that a bug ended would never come back
+            self._log.error("the link failed by a bug", exc_info=True)
+            fault = LinkFault(f"a bug of webhookd: {type(error).__name__}, see the log")
+        self._down(fault)
+        return False, fault
 
     async def _address(self, at: int) -> Address:
         try:

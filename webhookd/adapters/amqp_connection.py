@@ -16,9 +16,10 @@ from aiormq.exceptions import AMQPError
 
 from webhookd.adapters.amqp_access import Access
 from webhookd.adapters.amqp_fault import LinkFault
-from webhookd.adapters.amqp_frames import NO_LIMIT
+from webhookd.adapters.amqp_frames import UNLIMITED
 from webhookd.adapters.amqp_session import Session
 from webhookd.adapters.amqp_tap import Tap, TapFactory
+from webhookd.adapters.names import Names
 from webhookd.errors import ConfigurationError
 
 CONNECT_TIMEOUT = 10.0
@@ -38,10 +39,10 @@ class Opened:
 
 
 @contextlib.asynccontextmanager
-async def connected(session: Session, access: Access, name: str) -> AsyncIterator[Opened]:
+async def connected(session: Session, access: Access, names: Names, name: str) -> AsyncIterator[Opened]:
     """Connect to the session's address, as `name` in the broker's lists; let go of it at the end. Raises LinkFault."""
     with faults(session):
-        opened = await _open(session, access, name)
+        opened = await _open(session, access, names, name)
     try:
         yield opened
     finally:
@@ -63,7 +64,7 @@ def faults(session: Session) -> Iterator[None]:
         raise _explained(session, "the connection broke off") from error
     except TimeoutError as error:
         raise LinkFault(f"{session.address.shown}: no answer in time") from error
-    except (AMQPError, OSError) as error:
+    except (AMQPError, OSError, UnicodeError) as error:
         raise _explained(session, _words(error)) from error
 
 
@@ -74,15 +75,17 @@ def _explained(session: Session, reason: str) -> LinkFault:
 def _words(error: Exception) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not trusted: {error.verify_message}"
+    if isinstance(error, UnicodeError):
+        return "no host can have this name"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return f"{type(error).__name__} {error}"
 
 
-async def _open(session: Session, access: Access, name: str) -> Opened:
+async def _open(session: Session, access: Access, names: Names, name: str) -> Opened:
     address = session.address
     context = await asyncio.to_thread(access.tls) if address.tls else None
-    factory = TapFactory(address, context, session)
+    factory = TapFactory(address, context, names, session)
     try:
         async with asyncio.timeout(CONNECT_TIMEOUT):
             connection: Connection = await aiormq.connect(
@@ -91,7 +94,7 @@ async def _open(session: Session, access: Access, name: str) -> Opened:
     except BaseException:
         factory.tap.abort()
         raise
-    factory.tap.incoming.frame_max = connection.connection_tune.frame_max or NO_LIMIT
+    factory.tap.incoming.frame_max = connection.connection_tune.frame_max or UNLIMITED
     return Opened(connection, factory.tap)
 
 

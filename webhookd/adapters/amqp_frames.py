@@ -43,8 +43,10 @@ _ROUTES = 4096
 """How many routes are remembered as bytes."""
 _PIECE = 256 * 1024
 """The bytes of body frames that are handed to the transport at a time."""
-NO_LIMIT = 128 * 1024
-"""The largest frame that is made where the broker sets no limit."""
+FRAME_MAX = 128 * 1024
+"""The largest frame that comes before a limit is agreed on, and that is made where the broker wants none."""
+UNLIMITED = 1 << 32
+"""More than a frame can have."""
 
 _size = struct.Struct(">I").pack
 _int64 = struct.Struct(">q").pack
@@ -91,7 +93,7 @@ class PublishFrames:
 
     def __init__(self, channel: int, exchange: str, frame_max: int) -> None:
         self.channel = channel
-        self.payload_max = (frame_max or NO_LIMIT) - OVERHEAD
+        self.payload_max = (frame_max or FRAME_MAX) - OVERHEAD
         """The bytes of a body that go into one frame."""
         self._exchange = exchange
         self._routes: dict[tuple[str, str, str], tuple[bytes, bytes, str]] = {}
@@ -159,7 +161,7 @@ class PublishFrames:
 class Incoming:
     """Cuts what the broker sends into whole frames, however the network cut it."""
 
-    def __init__(self, frame_max: int = NO_LIMIT) -> None:
+    def __init__(self, frame_max: int = FRAME_MAX) -> None:
         self.frame_max = frame_max
         self._rest = b""
 

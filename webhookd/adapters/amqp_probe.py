@@ -15,6 +15,7 @@ from webhookd.adapters.amqp_connection import connected, faults
 from webhookd.adapters.amqp_fault import LinkFault
 from webhookd.adapters.amqp_session import Session
 from webhookd.adapters.amqp_topology import EXCHANGE_TYPE, exists, may_write
+from webhookd.adapters.names import Names
 from webhookd.errors import ConfigurationError
 
 PROBE_TIMEOUT = 5.0
@@ -36,16 +37,17 @@ async def probe(access: Access, exchange: str) -> list[Finding]:
         addresses = await asyncio.to_thread(access.addresses, HEARTBEAT)
     except ConfigurationError as error:
         return [Finding("broker", ok=False, text=str(error))]
-    found = await asyncio.gather(*(_probe(access, address, exchange) for address in addresses))
+    names = Names()
+    found = await asyncio.gather(*(_probe(access, address, names, exchange) for address in addresses))
     return [finding for findings in found for finding in findings]
 
 
-async def _probe(access: Access, address: Address, exchange: str) -> list[Finding]:
+async def _probe(access: Access, address: Address, names: Names, exchange: str) -> list[Finding]:
     findings: list[Finding] = []
     session = Session(address, exchange, lambda: None)
     try:
         with faults(session):
-            async with asyncio.timeout(PROBE_TIMEOUT), connected(session, access, "webhookd/check") as opened:
+            async with asyncio.timeout(PROBE_TIMEOUT), connected(session, access, names, "webhookd/check") as opened:
                 await _ask(opened.connection, address, exchange, findings)
     except LinkFault as fault:
         findings.append(Finding("broker", ok=False, text=str(fault)))

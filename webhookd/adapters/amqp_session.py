@@ -72,6 +72,8 @@ class Session:
     def publish(self, message: Message) -> asyncio.Future[Durable]:
         """Send a message, and return the future that is settled by the broker's answer or the end of the session."""
         future: asyncio.Future[Durable] = self._loop.create_future()
+        if self._paused:
+            self._forget_cancelled()
         self._waiting.append((message, future))
         if not self._scheduled:
             self._scheduled = True
@@ -189,6 +191,11 @@ class Session:
                 parts += (frames.body_start(len(body)), body, END)
             size += len(head) + len(body)
         return b"".join(parts)
+
+    def _forget_cancelled(self) -> None:
+        """Let go of the oldest messages that nobody waits for: a broker that hangs must not fill the memory."""
+        while self._waiting and self._waiting[0][1].done():
+            self._waiting.popleft()
 
     def _tell_idle(self) -> None:
         if self._idle is not None and not self.in_flight:

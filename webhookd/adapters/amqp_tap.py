@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 import ssl
 from typing import Any, Protocol, cast
 
@@ -10,6 +11,7 @@ from aiormq.connection import TransportFactory
 
 from webhookd.adapters.amqp_access import Address
 from webhookd.adapters.amqp_frames import HEARTBEAT_FRAME, FrameError, Incoming
+from webhookd.adapters.names import NEXT_ADDRESS, Names
 
 SIGN_OF_LIFE = 1.0
 """Seconds: aiormq, which takes a connection without frames for dead, is shown a heartbeat this often in their stead."""
@@ -100,19 +102,30 @@ class Tap(asyncio.StreamReaderProtocol):
 
 
 class TapFactory(TransportFactory):
-    """Connects aiormq to `address` through a tap. Raises OSError, of which ssl.SSLError is one."""
+    """Connects aiormq to `address` through a tap. Raises OSError, of which ssl.SSLError is one, or UnicodeError."""
 
-    def __init__(self, address: Address, context: ssl.SSLContext | None, watcher: Watcher) -> None:
+    def __init__(self, address: Address, context: ssl.SSLContext | None, names: Names, watcher: Watcher) -> None:
         self._address = address
         self._context = context
+        self._names = names
+        self._watcher = watcher
         self.tap = Tap(watcher, asyncio.get_running_loop())
 
     async def create(self, *_: Any, **__: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """As aiormq asks for it."""
+        """As aiormq asks for it: connect to the first address of the name that takes us."""
+        addresses = await self._names.addresses(self._address.host, self._address.port)
+        for left, (_family, address) in zip(reversed(range(len(addresses))), addresses, strict=True):
+            try:
+                async with asyncio.timeout(NEXT_ADDRESS if left else None):
+                    return await self._connect(*address[:2])
+            except OSError:
+                if not left:
+                    raise
+        raise socket.gaierror
+
+    async def _connect(self, host: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         loop = asyncio.get_running_loop()
-        address = self._address
-        name = address.host if self._context else None
-        transport, tap = await loop.create_connection(
-            lambda: self.tap, address.host, address.port, ssl=self._context, server_hostname=name
-        )
+        tap = self.tap = Tap(self._watcher, loop)
+        name = self._address.host if self._context else None
+        transport, _ = await loop.create_connection(lambda: tap, host, port, ssl=self._context, server_hostname=name)
         return tap.reader, asyncio.StreamWriter(transport, tap, tap.reader, loop)
