@@ -304,7 +304,91 @@ def test_the_order_holds_after_a_restart(path):
     run(path, after)
 
 
+async def almost_drained(setup: Setup) -> None:
+    """Have one message of HOOK in flight on its way from the spool, and none behind it."""
+    setup.everywhere("down")
+    await setup.fallback.publish(a_message(0))
+    setup.everywhere("up")
+    await until(lambda: setup.drain.waiting)
+
+
+def test_what_comes_while_the_last_spooled_ones_are_in_flight_waits_for_them(path):
+    async def scenario(setup):
+        await almost_drained(setup)
+        answers = [setup.fallback.publish(a_message(n)) for n in (1, 2, 3)]
+        assert setup.fallback.stats.waiting == 3
+        assert setup.live.published == []
+        setup.drain.answer()
+        await until(lambda: len(setup.live.published) == 3)
+        setup.live.play(lambda _: None)
+        assert await asyncio.gather(*answers) == ["confirmed"] * 3
+        assert receipts(setup.live.taken) == names(1, 2, 3)
+
+    run(path, scenario)
+
+
+def test_what_waits_for_spooled_ones_goes_behind_them_when_they_fail(path):
+    async def scenario(setup):
+        await almost_drained(setup)
+        answers = [setup.fallback.publish(a_message(n)) for n in (1, 2)]
+        setup.drain.answer(Nacked("queue full"))
+        assert await asyncio.gather(*answers) == ["spooled"] * 2
+        assert await setup.fallback.publish(a_message(3)) == "spooled"
+        setup.drain.play(lambda _: None)
+        await until_drained(setup)
+        assert receipts(setup.drain.taken) == names(0, 1, 2, 3)
+
+    run(path, scenario)
+
+
+def test_what_waits_for_spooled_ones_does_so_for_a_moment_only(path):
+    async def scenario(setup):
+        await almost_drained(setup)
+        assert await asyncio.wait_for(setup.fallback.publish(a_message(1)), 5) == "spooled"
+        assert len(setup.drain.waiting) == 1
+        assert await setup.fallback.publish(a_message(2)) == "spooled"
+        setup.drain.play(lambda _: None)
+        await until_drained(setup)
+        assert receipts(setup.drain.taken) == names(0, 1, 2)
+
+    run(path, scenario)
+
+
+def test_a_busy_hook_comes_back_from_the_spool(path):
+    """With a delivery each time that the loop turns, one would always be on its way through the spool."""
+
+    async def scenario(setup):
+        setup.everywhere("down")
+        await asyncio.gather(*(setup.fallback.publish(a_message(n)) for n in range(200)))
+        setup.everywhere("up")
+        setup.live.play(lambda _: None)
+        setup.drain.play(lambda _: None)
+        answers = []
+        async with asyncio.timeout(30):
+            for number in range(200, 1_000_000):
+                answers.append(setup.fallback.publish(a_message(number)))
+                await asyncio.sleep(0.001)
+                if answers[-1].done() and answers[-1].result() == "confirmed":
+                    break
+        await asyncio.gather(*answers)
+        places = receipts(setup.drain.taken) + receipts(setup.live.taken)
+        assert places == names(*range(200 + len(answers)))
+
+    run(path, scenario)
+
+
 # --- the end --------------------------------------------------------------------------------------------------------
+
+
+def test_close_spools_what_waits_for_spooled_ones(path):
+    async def scenario(setup):
+        await almost_drained(setup)
+        answers = [setup.fallback.publish(a_message(n)) for n in (1, 2)]
+        await setup.fallback.close()
+        assert [answer.result() for answer in answers] == ["spooled"] * 2
+        assert await setup.held() == names(0, 1, 2)
+
+    run(path, scenario, publish_timeout=0.2)
 
 
 def test_close_waits_for_the_broker_and_spools_the_rest(path):

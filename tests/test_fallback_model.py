@@ -16,7 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 from links import ScriptedLink
 from test_publishers import MIB, a_message, random_body
 
-from webhookd.adapters import drain_order, fallback
+from webhookd.adapters import drain_order, fallback, handover
 from webhookd.adapters.fallback import Fallback
 from webhookd.adapters.spool import Spool, State
 from webhookd.errors import Nacked, OutcomeUnknown, Unacceptable, Unroutable
@@ -78,6 +78,8 @@ class FallbackMachine(RuleBasedStateMachine):
         self.folder = Path(tempfile.mkdtemp(prefix="webhookd-model-"))
         self.patch = mock.patch.multiple(drain_order, **QUICK)
         self.patch.start()
+        self.patch_hold = mock.patch.multiple(handover, HOLD=0.01, PAUSE=0.02)
+        self.patch_hold.start()
         self.patch_timeouts = mock.patch.multiple(fallback, DRAIN_TIMEOUT=0.05, LARGE_TIMEOUT=0.1)
         self.patch_timeouts.start()
         self.runner = asyncio.Runner()
@@ -227,6 +229,7 @@ class FallbackMachine(RuleBasedStateMachine):
             self.runner.close()
             self.patch.stop()
             self.patch_timeouts.stop()
+            self.patch_hold.stop()
             shutil.rmtree(self.folder)
 
     async def heal(self) -> None:

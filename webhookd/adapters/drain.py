@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import NamedTuple
 
 import structlog
@@ -24,7 +25,7 @@ WINDOW = 256
 QUANTUM = 512
 """Messages of one turn while other hooks wait for theirs."""
 CAREFUL = 30.0
-"""Seconds after a nack in which no hook has two messages in flight: the second might be taken and the first not."""
+"""Seconds after a nack in which no hook has two messages in flight."""
 log = structlog.get_logger(__name__)
 
 
@@ -37,9 +38,11 @@ class Lanes(NamedTuple):
 
 
 class Drain:
-    """Empties `lines`. `counts` of what happened only grow."""
+    """Empties `lines`; `stalled` is called with each that has to wait."""
 
-    def __init__(self, spool: Spool, lines: Lines, refusals: Refusals, pace: Pace) -> None:
+    def __init__(
+        self, spool: Spool, lines: Lines, refusals: Refusals, pace: Pace, stalled: Callable[[Line], None]
+    ) -> None:
         self.drained = 0
         self.repeated = 0
         """Messages that are tried again though the broker may have them already."""
@@ -49,6 +52,7 @@ class Drain:
         self._lines = lines
         self._refusals = refusals
         self._pace = pace
+        self._stalled = stalled
         self._loop = asyncio.get_running_loop()
         self._order = Order(self._begin, self._may)
         self._records = Records(spool, self._order.pump)
@@ -56,6 +60,11 @@ class Drain:
         self._careful_until = 0.0
         self._closing = False
         self._told = 0
+
+    @property
+    def able(self) -> bool:
+        """Whether the drain goes on as it should."""
+        return self._may() > 1
 
     # --- told by the owner ----------------------------------------------------------------------------------------
 
@@ -78,6 +87,10 @@ class Drain:
         if line.place is Place.NOWHERE and self._lines.get(line.hook) is line:
             self._order.ready(line)
             self._order.pump()
+
+    def nacked(self) -> None:
+        """Note that the broker could not take a message: it may take the next one, so there must be none in flight."""
+        self._careful_until = self._loop.time() + CAREFUL
 
     def link_up(self) -> None:
         """Note that a link has come back: what stalled for want of it goes on."""
@@ -155,6 +168,7 @@ class Drain:
             line.large = False
         if failed is not None:
             line.window = 1
+            self._stalled(line)
             self._order.stall(line)
         elif line.left > line.pending or not (line.counted or (turn.exhausted and line.pending)):
             self._order.ready(line)
@@ -170,7 +184,7 @@ class Drain:
         elif not isinstance(error, NotSent):
             self._records.mark(entry.seq, State.WAITING, str(error))
         if any(isinstance(error, Nacked) for _, error in turn.failures):
-            self._careful_until = self._loop.time() + CAREFUL
+            self.nacked()
         return type(error)
 
     # --- one message ----------------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ import msgspec
 from webhookd.adapters.breaker import Breaker
 from webhookd.adapters.drain import MIB, Drain, Lanes
 from webhookd.adapters.drain_pace import Pace
+from webhookd.adapters.handover import Handover
 from webhookd.adapters.lane import DeadlineMissed, Lane
 from webhookd.adapters.lines import Line, Lines
 from webhookd.adapters.refusals import Refusals
@@ -65,7 +66,8 @@ class Fallback:
         self._timeout = publish_timeout
         self._window = publish_window
         self._loop = asyncio.get_running_loop()
-        self._lines = Lines()
+        self._handover: Handover[Answer] = Handover(self._route, partial(self._spool_it, "order"))
+        self._lines = Lines(self._handover.emptied)
         self._refusals = Refusals()
         self._spooled: Counter[str] = Counter()
         self._large_hooks: Counter[str] = Counter()
@@ -79,7 +81,7 @@ class Fallback:
         self._live: Lane[Answer] = Lane(live, breakers[live], publish_timeout, self._heard)
         self._large: Lane[Answer] = Lane(large, breakers[large], publish_timeout, self._heard_large)
         pace = Pace(lambda: self.confirmed, self._spooled.total)
-        self._drain = Drain(spool, self._lines, self._refusals, pace)
+        self._drain = Drain(spool, self._lines, self._refusals, pace, self._handover.stalled)
         self._drain.lanes = Lanes(
             Lane(drain, breakers[drain], max(DRAIN_TIMEOUT, publish_timeout), self._drain.heard),
             Lane(large, breakers[large], max(LARGE_TIMEOUT, publish_timeout), self._drain.heard),
@@ -127,31 +129,19 @@ class Fallback:
             drained=drain.drained,
             repeated=drain.repeated,
             set_aside=drain.set_aside,
-            waiting=self._live.waiting + self._large.waiting,
+            waiting=self._waiting,
             hooks_behind=len(self._lines),
             hooks_unroutable=sum(line.fault is Unroutable for line in self._lines.values()),
             silent=any(breaker.open for breaker in self._breakers.values()),
         )
 
     def publish(self, message: Message) -> Answer:
-        """As the port promises; answered within `publish_timeout` and a commit of the spool."""
+        """As the port promises; answered within `publish_timeout`, HOLD, and a commit of the spool."""
         answer: Answer = self._loop.create_future()
-        hook = message.hook
-        size = len(message.body)
-        lane = self._large if size > MIB or hook in self._large_hooks else self._live
-        if (
-            self._closed
-            or hook in self._lines
-            or lane.down
-            or lane.breaker.open
-            or self._live.waiting + self._large.waiting >= self._window
-            or size >= self._refusals.limit
-        ):
-            self._pass_by(message, answer, lane)
-            return answer
-        if lane is self._large:
-            self._large_hooks[hook] += 1
-        lane.publish(message, answer)
+        if self._closed:
+            answer.set_exception(Unpublished(STOPPED))
+        else:
+            self._route(message, answer)
         return answer
 
     async def close(self) -> None:
@@ -161,22 +151,49 @@ class Fallback:
         self._closed = True
         if self._recount is not None:
             self._recount.cancel()
+        self._handover.close()
         self._idle = self._loop.create_future()
         self._settle_idle()
         await asyncio.gather(self._drain.close(self._timeout), self._idle)
 
     # --- inside -----------------------------------------------------------------------------------------------------
 
+    def _route(self, message: Message, answer: Answer) -> None:
+        """Try the broker, if nothing speaks against it."""
+        hook = message.hook
+        size = len(message.body)
+        lane = self._large if size > MIB or hook in self._large_hooks else self._live
+        if (
+            hook in self._lines
+            or lane.down
+            or lane.breaker.open
+            or self._waiting >= self._window
+            or size >= self._refusals.limit
+        ):
+            self._pass_by(message, answer, lane)
+            return
+        if lane is self._large:
+            self._large_hooks[hook] += 1
+        lane.publish(message, answer)
+
+    @property
+    def _waiting(self) -> int:
+        return self._live.waiting + self._large.waiting + self._handover.waiting
+
     def _pass_by(self, message: Message, answer: Answer, lane: Lane[Answer]) -> None:
         """Take a message that the broker is not to be tried with."""
-        if self._closed:
-            answer.set_exception(Unpublished(STOPPED))
-        elif message.hook in self._lines:
-            self._spool_it(message, answer, "order")
+        line = self._lines.get(message.hook)
+        if line is not None:
+            soon = lane.shut is None and self._drain.able and self._waiting < self._window
+            if soon and self._handover.takes(line):
+                self._handover.hold(line, message, answer)
+            else:
+                self._handover.stalled(line)
+                self._spool_it("order", message, answer)
         elif len(message.body) >= self._refusals.limit:
-            self._spool_it(message, answer, "size")
+            self._spool_it("size", message, answer)
         else:
-            self._spool_it(message, answer, lane.shut or "window")
+            self._spool_it(lane.shut or "window", message, answer)
 
     def _heard(self, answer: Answer, message: Message, error: Unpublished | None) -> None:
         """Take the broker's answer."""
@@ -189,7 +206,9 @@ class Fallback:
             return
         if isinstance(error, Unacceptable):
             self._refusals.note(message, error)
-        self._spool_it(message, answer, self._reason(error))
+        elif isinstance(error, Nacked):
+            self._drain.nacked()
+        self._spool_it(self._reason(error), message, answer)
 
     def _reason(self, error: Unpublished) -> str:
         for kind, reason in REASONS:
@@ -205,7 +224,7 @@ class Fallback:
             del self._large_hooks[hook]
         self._heard(answer, message, error)
 
-    def _spool_it(self, message: Message, answer: Answer, reason: str) -> None:
+    def _spool_it(self, reason: str, message: Message, answer: Answer) -> None:
         self._spooled[reason] += 1
         line = self._lines.hand(message.hook)
         self._pending += 1
@@ -255,7 +274,7 @@ class Fallback:
             self._recount = self._loop.create_task(self._drain.recount())
 
     def _in_work(self) -> bool:
-        return bool(self._live.waiting or self._large.waiting or self._pending)
+        return bool(self._waiting or self._pending)
 
     def _settle_idle(self) -> None:
         if self._idle is not None and not self._idle.done() and not self._in_work():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from enum import Enum, auto
 
 
@@ -23,7 +24,8 @@ class Line:
     """
 
     __slots__ = (
-        "after", "counted", "delay", "fault", "handed", "hook", "large", "left", "pending", "place", "rewind", "window",
+        "after", "counted", "delay", "fault", "handed", "hold_after", "hook", "large", "left", "pending", "place",
+        "rewind", "window",
     )  # fmt: skip
 
     def __init__(self, hook: str) -> None:
@@ -44,13 +46,19 @@ class Line:
         """Seconds of the last back-off."""
         self.large = False
         """The next message is too large for the link that drains."""
+        self.hold_after = 0.0
+        """No delivery is to be held for what is before it until then (`time.monotonic()`)."""
         self.place = Place.NOWHERE
         self.fault: type[Exception] | None = None
         """What stands against publishing the oldest message, None where nothing does."""
 
 
 class Lines(dict[str, Line]):
-    """The lines by hook. A hook that is not in it is live."""
+    """The lines by hook. A hook that is not in it is live. `emptied` is called with each line that leaves."""
+
+    def __init__(self, emptied: Callable[[Line], None]) -> None:
+        super().__init__()
+        self._emptied = emptied
 
     def hand(self, hook: str) -> Line:
         """Count a message that is being handed to the spool."""
@@ -92,3 +100,4 @@ class Lines(dict[str, Line]):
         """Let the hook be live again once its last message is gone."""
         if line.left == 0 and line.counted and self.get(line.hook) is line:
             del self[line.hook]
+            self._emptied(line)
