@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import json
+import os
 import sqlite3
 import subprocess
 import sys
@@ -13,7 +14,9 @@ from pathlib import Path
 import pytest
 from harness import Daemon, request, until
 from test_etcd import keys_of, open_store, put_raw
+from test_readme import OPERATING, blocks
 
+from webhookd.forms import etcd_url
 from webhookd.logs import hook_id
 
 UNKNOWN = {"hookUrl": f"https://x/wh/00000000-0000-4000-8000-000000000000/{'0' * 40}"}
@@ -180,7 +183,7 @@ def test_what_is_remembered_of_another_store_is_never_served(tmp_path, own_etcd)
             assert (status, word, reasons[0]) == (503, "unready", "hooks never loaded")
 
 
-def test_a_hook_set_aside_is_said_and_the_others_go_on(tmp_path, etcd_prefix):
+def test_a_hook_set_aside_is_said_and_the_others_go_on(tmp_path, etcd, etcd_prefix):
     with Daemon(tmp_path, store=etcd_prefix) as daemon:
         broken, good = daemon.hook(event="broken"), daemon.hook(event="good")
         break_record(etcd_prefix, broken["token"])
@@ -194,6 +197,17 @@ def test_a_hook_set_aside_is_said_and_the_others_go_on(tmp_path, etcd_prefix):
         daemon.start()
         assert readiness(daemon) == (200, "degraded", ["set aside: 1 hooks"])
         assert daemon.deliver(broken, b"{}").status == 503
+        (recipe,) = [body for _, body in blocks(OPERATING, "sh") if "HASH" in body]
+        recipe = recipe.replace("HASH", told["hook"]).replace("/webhookd/", f"{etcd_url(etcd_prefix)[1]}/")
+        environ = {**os.environ, "ETCDCTL_API": "3", "ETCDCTL_ENDPOINTS": f"127.0.0.1:{etcd.port}"}
+        key = subprocess.run(["sh", "-c", recipe], env=environ, capture_output=True, text=True, check=True).stdout
+        assert key == f"{keys_of(etcd_prefix).hook(broken['token']).decode()}\n"
+        etcd.ctl("del", key.strip())
+        until(lambda: followed(daemon))
+        assert daemon.deliver(broken, b"{}").status == 404
+        again = daemon.hook(event="broken")
+        assert again["apiToken"] == broken["apiToken"]
+        assert daemon.deliver(again, b"{}").status == 204
 
 
 def break_record(url: str, token: str) -> None:
