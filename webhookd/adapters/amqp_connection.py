@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import ssl
 from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
@@ -78,7 +79,8 @@ def _words(error: Exception) -> str:
     if isinstance(error, UnicodeError):
         return "no host can have this name"
     if isinstance(error, OSError) and error.strerror:
-        return error.strerror
+        # asyncio says `Connect call failed` whatever the errno
+        return os.strerror(error.errno or 0) if error.strerror.startswith("Connect call") else error.strerror
     return f"{type(error).__name__} {error}"
 
 
