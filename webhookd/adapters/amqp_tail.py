@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncGenerator, Callable
+from contextlib import AsyncExitStack, suppress
 from datetime import datetime
 from typing import Any
 
@@ -15,9 +14,12 @@ from aiormq.abc import AbstractChannel, AbstractConnection, DeliveredMessage
 from pamqp.common import FieldTable
 
 from webhookd.adapters.amqp_access import Access, Address
+from webhookd.adapters.amqp_connection import connected
+from webhookd.adapters.amqp_fault import LinkFault
+from webhookd.adapters.amqp_session import Session
 
 TIMEOUT = 10.0
-"""How long, in seconds, a broker may take to connect, and then to make the queue."""
+"""How long, in seconds, a broker may take to make the queue."""
 HEARTBEAT = 60
 PREFETCH = 20
 """How many messages the broker hands out ahead of what is shown: they may have bodies of many MiB."""
@@ -68,7 +70,8 @@ async def published(
     reached, when something is refused or missing, and when the connection is lost: it is not made again, since what
     came meanwhile could not be shown. Raises `ConfigurationError` for a file of the settings that cannot be used.
     """
-    async with _connected(access) as (connection, address):
+    async with AsyncExitStack() as stack:
+        connection, address = await _connected(access, stack)
         channel = await connection.channel(publisher_confirms=False)
         arrived: asyncio.Queue[DeliveredMessage | None] = asyncio.Queue()
         try:
@@ -85,24 +88,17 @@ async def published(
     raise TailError(f"{address.shown}: the connection or the queue is gone: start again")
 
 
-@asynccontextmanager
-async def _connected(access: Access) -> AsyncIterator[tuple[AbstractConnection, Address]]:
-    """Connect to the first broker that takes us."""
+async def _connected(access: Access, stack: AsyncExitStack) -> tuple[AbstractConnection, Address]:
+    """Connect to the first broker that takes us; `stack` lets go of it."""
     faults = []
     for address in access.addresses(HEARTBEAT):
-        context = access.tls() if address.tls else None
-        connection = aiormq.Connection(address.url, context=context)
+        session = Session(address, "", lambda: None)
         try:
-            async with asyncio.timeout(TIMEOUT):
-                await connection.connect({"connection_name": "webhookd/tail"})
-        except (aiormq.AMQPError, OSError, TimeoutError) as error:
-            faults.append(unreached(error, address))
-            continue
-        try:
-            yield connection, address
-        finally:
-            await connection.close()
-        return
+            opened = await stack.enter_async_context(connected(session, access, "webhookd/tail"))
+        except LinkFault as fault:
+            faults.append(str(fault))
+        else:
+            return opened.connection, address
     raise TailError("; ".join(faults))
 
 
@@ -149,21 +145,6 @@ def _plain(value: object) -> Any:
     if isinstance(value, bytes | bytearray):
         return value.decode("utf-8", "backslashreplace")
     return value.isoformat() if isinstance(value, datetime) else str(value)
-
-
-def unreached(error: Exception, address: Address) -> str:
-    """Say why no connection came to be, and what to do."""
-    if isinstance(error, aiormq.exceptions.AuthenticationError | aiormq.exceptions.ProbableAuthenticationError):
-        return f"{address.shown}: the broker refuses user {address.user}: compare its name and password"
-    if isinstance(error, aiormq.exceptions.ProtocolSyntaxError):
-        # aiormq has no word for a Connection.Close that answers Connection.Open (AMQP 0-9-1, 1.4.2.7)
-        return f"{address.shown}: the vhost is not there, or user {address.user} may do nothing in it"
-    if isinstance(error, TimeoutError):
-        return f"{address.shown}: no answer in {TIMEOUT:.0f} s"
-    said = str(error.args[-1]) if error.args else type(error).__name__
-    if said.startswith("Connect call failed"):  # asyncio's words for an errno
-        said = os.strerror(error.args[0])
-    return f"{address.shown}: no connection: {said}"
 
 
 def _refused(error: Exception, address: Address, exchange: str) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import signal
 import stat
@@ -21,7 +20,6 @@ def messages(settings: Settings, tenant: str | None, ready: Callable[[], None]) 
 
     Raises Failure, with one line that says what to do, and ConfigurationError.
     """
-    logging.getLogger("aiormq").setLevel(logging.CRITICAL)  # what there is to say is said in the Failure
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     with asyncio.Runner() as runner:
         source = published(broker_access(settings), settings.exchange, tenant, ready)
