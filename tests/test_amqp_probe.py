@@ -34,8 +34,18 @@ async def test_all_is_well(rabbitmq, vhost):
 async def test_a_missing_exchange_is_not_made(vhost):
     for _ in range(2):
         findings = await probe(Access(urls=vhost), EXCHANGE)
-        assert told(findings) == {"broker": True, "exchange": False}
-        assert "is missing" in findings[1].text
+        assert told(findings) == {"broker": True, "exchange": True, "permission": True, "returns": True}
+        assert findings[1].text.endswith(f"{EXCHANGE} is not there yet; the daemon makes it")
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_a_missing_exchange_that_the_user_may_not_make_is_told(rabbitmq):
+    name = rabbitmq.vhost()
+    rabbitmq.user(f"writer-{name}", "pw", name, write=f"^{EXCHANGE}$")
+    url = rabbitmq.url(name, user=f"writer-{name}", password="pw")
+    findings = await probe(Access(urls=url), EXCHANGE)
+    assert told(findings) == {"broker": True, "exchange": False, "permission": True, "returns": True}
+    assert f"is missing, and user writer-{name} may not make it: make it" in findings[1].text
 
 
 @pytest.mark.gen_test(timeout=60)

@@ -14,7 +14,7 @@ from webhookd.adapters.amqp_access import Access, Address
 from webhookd.adapters.amqp_connection import connected, faults
 from webhookd.adapters.amqp_fault import LinkFault
 from webhookd.adapters.amqp_session import Session
-from webhookd.adapters.amqp_topology import EXCHANGE_TYPE, exists, may_write
+from webhookd.adapters.amqp_topology import EXCHANGE_TYPE, exists, may_make, may_write
 from webhookd.adapters.names import Names
 from webhookd.errors import ConfigurationError
 
@@ -59,17 +59,25 @@ async def _ask(connection: AbstractConnection, address: Address, exchange: str, 
     named = [connection.server_properties.get(name) for name in ("product", "version")]
     text = " ".join([f"{shown}: connected", *(word for word in named if isinstance(word, str))])
     findings.append(Finding("broker", ok=True, text=text))
-    if not await exists(connection, exchange):
-        text = f"{shown}: exchange {exchange} is missing: the daemon makes it if user {user} has configure on it"
-        findings.append(Finding("exchange", ok=False, text=text))
-        return
-    findings.append(await _form(connection, address, exchange))
+    look = _form if await exists(connection, exchange) else _missing
+    findings.append(await look(connection, address, exchange))
     if await may_write(connection, exchange):
         findings.append(Finding("permission", ok=True, text=f"{shown}: user {user} may write to {exchange}"))
     else:
         text = f"{shown}: user {user} may not write to exchange {exchange}: give it write on ^{exchange}$"
         findings.append(Finding("permission", ok=False, text=text))
     findings.append(await _returns(connection, address))
+
+
+async def _missing(connection: AbstractConnection, address: Address, exchange: str) -> Finding:
+    if await may_make(connection, exchange):
+        text = f"{address.shown}: {exchange} is not there yet; the daemon makes it"
+        return Finding("exchange", ok=True, text=text)
+    text = (
+        f"{address.shown}: exchange {exchange} is missing, and user {address.user} may not make it: make it (topic, "
+        f"durable, without arguments), or give it configure on ^{exchange}$"
+    )
+    return Finding("exchange", ok=False, text=text)
 
 
 async def _form(connection: AbstractConnection, address: Address, exchange: str) -> Finding:

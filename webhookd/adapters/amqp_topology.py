@@ -5,6 +5,7 @@ from __future__ import annotations
 from aiormq.abc import AbstractConnection
 from aiormq.exceptions import ChannelAccessRefused, ChannelNotFoundEntity, ChannelPreconditionFailed
 from pamqp import commands
+from pamqp.common import FieldTable
 
 from webhookd.adapters.amqp_access import Address
 from webhookd.adapters.amqp_fault import LinkFault
@@ -45,18 +46,34 @@ async def exists(connection: AbstractConnection, exchange: str) -> bool:
     return True
 
 
+async def may_make(connection: AbstractConnection, exchange: str) -> bool:
+    """Return whether the user may make the exchange, which is missing, without making it.
+
+    RabbitMQ looks at the permission first, and only then at an `alternate-exchange` that is no name, which it refuses.
+    """
+    channel = await connection.channel(publisher_confirms=False)
+    nonsense: FieldTable = {"alternate-exchange": 0}
+    try:
+        await channel.exchange_declare(exchange, exchange_type=EXCHANGE_TYPE, durable=True, arguments=nonsense)
+    except ChannelPreconditionFailed:
+        return True
+    except ChannelAccessRefused:
+        return False
+    raise LinkFault("the broker makes an exchange whose alternate is no name: is it RabbitMQ?")
+
+
 async def may_write(connection: AbstractConnection, exchange: str) -> bool:
     """Return whether the user may publish to the exchange, without publishing anything.
 
     RabbitMQ looks at the permission first, and only then at a `user_id` that is not the user's and at an `expiration`
-    that is no number: it refuses those for everybody (406), the former but for users with the tag `impersonator`.
-    Raises ChannelNotFoundEntity where the exchange is missing.
+    that is no number: it refuses those for everybody (406), the former but for users with the tag `impersonator`. So
+    it can be told of an exchange that is missing, too (404).
     """
     channel = await connection.channel(publisher_confirms=True)
     properties = commands.Basic.Properties(user_id=_NOBODY, expiration=_NOBODY)
     try:
         await channel.basic_publish(b"", exchange=exchange, routing_key=_NOBODY, properties=properties)
-    except ChannelPreconditionFailed:
+    except (ChannelPreconditionFailed, ChannelNotFoundEntity):
         return True
     except ChannelAccessRefused:
         return False
