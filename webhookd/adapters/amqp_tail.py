@@ -17,6 +17,7 @@ from webhookd.adapters.amqp_access import Access, Address
 from webhookd.adapters.amqp_connection import connected
 from webhookd.adapters.amqp_fault import LinkFault
 from webhookd.adapters.amqp_session import Session
+from webhookd.adapters.names import Names
 
 TIMEOUT = 10.0
 """How long, in seconds, a broker may take to make the queue."""
@@ -90,11 +91,11 @@ async def published(
 
 async def _connected(access: Access, stack: AsyncExitStack) -> tuple[AbstractConnection, Address]:
     """Connect to the first broker that takes us; `stack` lets go of it."""
-    faults = []
+    faults, names = [], Names()
     for address in access.addresses(HEARTBEAT):
         session = Session(address, "", lambda: None)
         try:
-            opened = await stack.enter_async_context(connected(session, access, "webhookd/tail"))
+            opened = await stack.enter_async_context(connected(session, access, names, "webhookd/tail"))
         except LinkFault as fault:
             faults.append(str(fault))
         else:
