@@ -273,6 +273,25 @@ def test_a_probe_that_finds_another_past(etcd_prefix, monkeypatch, change, words
     asyncio.run(main())
 
 
+def test_a_quota_that_is_used_up_refuses_what_is_written_and_nothing_else(own_etcd):
+    server = own_etcd(f"--quota-backend-bytes={1 << 20}")
+
+    async def main():
+        async with followed(server.url()) as (store, follower):
+            large = [a_hook(f"e{n}", base_url="https://" + "x" * 100_000) for n in range(30)]
+            outcomes = await asyncio.gather(*map(store.put, large), return_exceptions=True)
+            written = [outcome for outcome in outcomes if isinstance(outcome, Hook)]
+            assert written
+            with pytest.raises(StoreError, match="database space exceeded"):
+                await store.put(a_hook())
+            await until_told(follower, *written)
+            checked = follower.checked
+            await follower.until(lambda: follower.checked > checked)
+            assert lost(follower) == []
+
+    asyncio.run(main())
+
+
 # --- several members --------------------------------------------------------------------------------------------------
 
 
@@ -366,6 +385,7 @@ def test_the_least_privileges_are_enough(own_etcd):
         (Access(), "user name is empty"),
         (Access(user="webhookd", password=lambda: b"wrong"), "authentication failed"),
         (Access(user="nobody", password=lambda: b"hunter2"), "authentication failed"),
+        (Access(user="webhookd", password=lambda: b"hunter2 \xff"), "the password is not UTF-8"),
     ],
 )
 def test_who_may_not_in_is_told_so_and_no_password(own_etcd, access, words):
@@ -379,6 +399,7 @@ def test_who_may_not_in_is_told_so_and_no_password(own_etcd, access, words):
                 await store.put(a_hook())
             assert "hunter2" not in str(follower.seen)
             assert "wrong" not in str(follower.seen)
+            assert "ff" not in follower.seen[-1].reason.partition(": ")[2]
 
     asyncio.run(main())
 

@@ -90,9 +90,9 @@ class EtcdClient:
         finally:
             stream.cancel()
 
-    def fault(self, words: str) -> StoreError:
-        """Return the error for what is wrong at the endpoint in use."""
-        return StoreError(f"etcd at {self._endpoints[0]}: {words}")
+    def fault(self, words: str, endpoint: str | None = None) -> StoreError:
+        """Return the error for what is wrong at an endpoint: at the one in use, if it is not told."""
+        return StoreError(f"etcd at {endpoint or self._endpoints[0]}: {words}")
 
     def move_on(self) -> None:
         """Leave the connection to the calls that it still has; the next one goes to the next endpoint."""
@@ -163,21 +163,24 @@ class EtcdClient:
     @contextlib.contextmanager
     def _faults(self) -> Iterator[None]:
         """Say of what fails in here where it was, in words without secrets."""
+        endpoint = self._endpoints[0]
         try:
             yield
         except TimeoutError:
-            raise self.fault(f"no answer within {CALL_TIMEOUT:g} s") from None
+            raise self.fault(f"no answer within {CALL_TIMEOUT:g} s", endpoint) from None
         except rpc.AioRpcError as error:
             if error.code() == rpc.StatusCode.DEADLINE_EXCEEDED:
-                raise self.fault(f"no answer within {CALL_TIMEOUT:g} s") from None
-            raise self.fault(error.details() or error.code().name) from None
-        except (ConfigurationError, UnicodeDecodeError) as error:
-            raise self.fault(str(error)) from None
+                raise self.fault(f"no answer within {CALL_TIMEOUT:g} s", endpoint) from None
+            raise self.fault(error.details() or error.code().name, endpoint) from None
+        except UnicodeDecodeError:
+            raise self.fault("the password is not UTF-8", endpoint) from None
+        except ConfigurationError as error:
+            raise self.fault(str(error), endpoint) from None
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is None or task.cancelling():
                 raise
-            raise self.fault("the connection was closed") from None  # gRPC says so by what is meant for tasks
+            raise self.fault("the connection was closed", endpoint) from None  # what gRPC says is meant for tasks
 
 
 def _is_of_token(error: Any) -> bool:
