@@ -107,8 +107,8 @@ def test_lines_are_found_without_a_look_at_the_rest(path, hooks):
 
         await publish(spool, *(a_message(n, hook=f"{n % hooks:040x}") for n in range(3000)))
         await spool.entries(limit=1)
-        assert spool._reader._db is not None
-        spool._reader._db.set_progress_handler(lambda: steps.append(1), 1)
+        assert spool._file.reading is not None
+        spool._file.reading.set_progress_handler(lambda: steps.append(1), 1)
         few = await look()
         await publish(spool, *(a_message(n, hook=f"{n % hooks:040x}") for n in range(9000)))
         assert few[0] > 10
@@ -154,7 +154,7 @@ def test_a_message_that_turns_out_to_be_damaged_leaves_its_line_and_is_told(path
     run(path, scenario)
 
 
-def test_a_file_that_was_removed_is_told(path):
+def test_a_file_that_was_opened_anew_is_told(path):
     told: list[str] = []
 
     async def scenario(spool: Spool) -> None:
@@ -163,6 +163,6 @@ def test_a_file_that_was_removed_is_told(path):
         with capture_logs():
             path.unlink()
             await until(lambda: told)
-        assert await spool.hooks_waiting() == {}
+        assert await spool.hooks_waiting() == {A: 1}
 
     run(path, scenario)

@@ -131,6 +131,7 @@ async def full(path: Path) -> dict[str, Any]:
     fill(filler)
     spool = await Spool.open(path, **options)  # with no room for anything
     saw["without any room"] = [await attempt(spool, 402), spool.stats.failing]
+    saw["confirmed without any room"] = await spool.confirm(places[30:35])
     filler.unlink()
     began = time.monotonic()
     for number in itertools.count(1000):

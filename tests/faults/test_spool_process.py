@@ -137,7 +137,8 @@ def test_a_full_disk_refuses_clearly_drains_restarts_and_recovers(tmp_path):
     assert seen["after restart"] == ["disk full", "disk full"]
     assert seen["confirmed after restart"] == 10
     assert seen["without any room"] == ["disk full", "disk full"]
-    assert seen["left"] == [receipt_of(number) for number in taken[30:]]
+    assert seen["confirmed without any room"] == 5
+    assert seen["left"] == [receipt_of(number) for number in taken[35:]]
     assert seen["recovered in"] < 2
     assert seen["failing at last"] is None
     assert seen["reserve"] == 4 << 20

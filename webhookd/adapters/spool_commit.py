@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sqlite3
 import time
+from collections.abc import Callable
 
 import structlog
 
@@ -11,10 +12,12 @@ from webhookd.adapters.spool_db import SpoolDb
 from webhookd.adapters.spool_disk import free_bytes
 from webhookd.adapters.spool_file import SPOOL_FULL, SpoolFile, is_busy
 from webhookd.adapters.spool_intake import Intake
+from webhookd.adapters.spool_item import Item
 from webhookd.adapters.spool_jobs import Jobs, Outcome
 from webhookd.adapters.spool_layout import CHANGE_PAGES, PAGE, RESERVED_PAGES, SpoolError
 from webhookd.adapters.spool_rows import REASON_MAX, Allowance, Rows
 from webhookd.adapters.spool_turns import Turns
+from webhookd.errors import Unpublished
 
 MARK_MAX = 2 * 4 * REASON_MAX
 """Bytes that a message with a reason may take more than one without, in UTF-8 and pages that are half full."""
@@ -22,6 +25,7 @@ PATIENCE = 2.0
 """Seconds that messages and jobs wait for another process that has locked the file."""
 PAUSE = 0.01
 """Seconds between two looks whether it has let go."""
+MOVED = "the spool's files were removed or replaced"
 IN_USE = "spool locked: another process is reading or writing its file"
 log = structlog.get_logger(__name__)
 
@@ -29,13 +33,16 @@ log = structlog.get_logger(__name__)
 class Committer:
     """Plans and makes transactions in the writer's thread, and notes in `outcome` what came of them."""
 
-    def __init__(self, file: SpoolFile, intake: Intake, jobs: Jobs) -> None:
+    def __init__(self, file: SpoolFile, intake: Intake, jobs: Jobs, flush: Callable[[], None]) -> None:
         self.outcome: Outcome = []
         self.last_batch = 0
         """How many small messages the last commit took."""
         self._file = file
         self._intake = intake
         self._jobs = jobs
+        self._flush = flush
+        self._durable: list[Item] = []
+        """What the last commit made whole, of which nobody has been told yet."""
         self._turns = Turns(self._claim_items, self._claim_part, self._claim_changes)
         self._db: SpoolDb
         self._planned = False
@@ -58,10 +65,19 @@ class Committer:
             with db.transaction() as rows:
                 self._write(db, rows)
             db.wal.measure()
+            in_place = self._file.in_place
         except (sqlite3.Error, OSError) as error:
             self._failed(db, error)
         else:
-            self._succeeded(db)
+            self._succeeded(db, in_place=in_place)
+
+    def restore(self) -> None:
+        """Have brought back what was committed, when the file lost its name; what comes meanwhile may be refused."""
+        self._planned = False
+        self._intake.lose(MOVED)
+        self._file.restore(self._refuse_meanwhile)
+        if self._file.failing is not None:
+            self._refuse_meanwhile()
 
     def refuse(self, reason: str) -> None:
         """Refuse all messages that are queued."""
@@ -137,17 +153,27 @@ class Committer:
             db.bound(0 if self._allowance.frugal else self._file.sizes.slack // 2)
             self._jobs.step(rows, self._allowance)
 
-    def _succeeded(self, db: SpoolDb) -> None:
+    def _succeeded(self, db: SpoolDb, *, in_place: bool) -> None:
         if self._locked_since is not None:
             self._locked_since = None
             log.info("spool goes on")
         self._planned = self._retried = False
         self.last_batch = len(self._intake.taken)
-        self.outcome += [(item.future, "spooled") for item in self._intake.committed(part=self._part)]
+        self._durable = self._intake.committed(part=self._part)
         self._part = False
         if self._allowance is not None:
             self.outcome += self._jobs.committed()
             self._intake.measure(db)
+        if not in_place:
+            self.restore()
+        self.outcome += [(item.future, "spooled") for item in self._durable]
+
+    def _refuse_meanwhile(self) -> None:
+        """Refuse what is queued, and what was committed where nobody will find it if this fails."""
+        self.outcome += [(item.future, Unpublished(MOVED)) for item in self._durable]
+        self._durable = []
+        self._intake.refuse_all(MOVED)
+        self._flush()
 
     def _failed(self, db: SpoolDb, error: sqlite3.Error | OSError) -> None:
         if is_busy(error):

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import sqlite3
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Self
 
 from webhookd.adapters.spool_disk import file_size
 from webhookd.adapters.spool_layout import LINE_ENTRY, PAGE, Sizes, State
 from webhookd.adapters.spool_rows import Rows
-from webhookd.adapters.spool_schema import Unusable, connect
+from webhookd.adapters.spool_schema import Unusable, connect, create
 from webhookd.adapters.spool_wal import Wal
+
+COPIED = 1024
+"""Pages that are copied at a time."""
 
 
 class SpoolDb:
@@ -105,6 +108,23 @@ class SpoolDb:
         if self.makes_room(self.sizes.wal_frames):
             self._db.execute("VACUUM")
             self.checkpoint("RESTART")
+
+    def copy(self, meanwhile: Callable[[], None]) -> Path:
+        """Write all that the database holds to another file, durably, and return its name.
+
+        `meanwhile` is called after every few MiB but the last. Raises sqlite3.Error, OSError.
+        """
+        path = self.path.with_name(f"{self.path.name}.new")
+        path.unlink(missing_ok=True)
+        create(path)
+
+        def progress(_status: int, remaining: int, _total: int) -> None:
+            if remaining:
+                meanwhile()
+
+        with closing(sqlite3.connect(path)) as target:
+            self._db.backup(target, pages=COPIED, progress=progress)
+        return path
 
     def size(self) -> int:
         """Return the bytes on disk."""

@@ -83,20 +83,27 @@ class Reserve:
         self.path.unlink(missing_ok=True)
 
 
-def put_aside(database: Path, stamp: str) -> Path:
-    """Rename a database that cannot be read, with its WAL, and return its new name. Nothing is deleted."""
-    aside = database.with_name(f"{database.name}.corrupt-{stamp}")
+def put_aside(database: Path, what: str, stamp: str, suffixes: tuple[str, ...] = ("", "-wal")) -> Path:
+    """Rename a database with its WAL to `NAME.what-stamp`, and return its new name. Nothing is deleted."""
+    aside = database.with_name(f"{database.name}.{what}-{stamp}")
     for number in itertools.count(2):
-        if not aside.exists():
+        if not any(aside.with_name(aside.name + suffix).exists() for suffix in suffixes):
             break
-        aside = database.with_name(f"{database.name}.corrupt-{stamp}.{number}")
-    for suffix in ("", "-wal"):
+        aside = database.with_name(f"{database.name}.{what}-{stamp}.{number}")
+    for suffix in suffixes:
         source = database.with_name(database.name + suffix)
         if source.exists():
             source.rename(aside.with_name(aside.name + suffix))
-    database.with_name(f"{database.name}-shm").unlink(missing_ok=True)
     sync_directory(database.parent)
     return aside
+
+
+def inode(path: Path) -> int:
+    """Return what tells a file from others of its name, 0 if there is none."""
+    try:
+        return path.stat().st_ino
+    except FileNotFoundError:
+        return 0
 
 
 def damaged_files(database: Path) -> tuple[str, ...]:

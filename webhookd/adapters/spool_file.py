@@ -6,13 +6,15 @@ import contextlib
 import sqlite3
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import structlog
 
 from webhookd.adapters.spool_db import SpoolDb
-from webhookd.adapters.spool_disk import Reserve, damaged_files, free_bytes, has_room, put_aside
+from webhookd.adapters.spool_disk import Reserve, damaged_files, free_bytes, has_room, inode, put_aside
 from webhookd.adapters.spool_layout import Sizes
+from webhookd.adapters.spool_schema import Unusable
 
 DISK_FULL = "disk full"
 SPOOL_FULL = "spool full"
@@ -39,6 +41,8 @@ class SpoolFile:
         """Grows when the file is opened: whoever reads it must open it again."""
         self.gate = threading.Lock()
         """Held by the reader while it reads, and by the writer while nobody may."""
+        self.reading: sqlite3.Connection | None = None
+        """The reader's connection to the same file, under the same gate."""
         self._reserve = Reserve(path.with_name("spool.reserve"), sizes.reserve)
         self._inode = 0
 
@@ -67,16 +71,53 @@ class SpoolFile:
                 log.warning("spool not closed well", reason=str(error))
             self.db = None
 
+    def finish(self) -> None:
+        """Let go of the file for good; the room that its WAL gives back is kept, as others would take it."""
+        self.close()
+        try:
+            self._reserve.build()
+        except OSError as error:
+            log.warning("no room was kept for the spool's next start", reason=str(error))
+
     def tend(self) -> None:
-        """Try again what failed, and look whether the file is still the one that has the name."""
-        if self.db is not None and not self._has_name():
-            self.close()
-            self._fail("the spool's file was removed or replaced")
+        """Try again what failed."""
         if self.db is None:
             self._reopen()
         if self.db is not None and self.failing in {None, DISK_FULL}:
             self._take_room(self.db)
         self.damaged = damaged_files(self.path)
+
+    @property
+    def in_place(self) -> bool:
+        """Whether database and WAL can still be found by their names: what is not will be gone when they are closed."""
+        db = self.db
+        return db is None or (inode(self.path) == self._inode and inode(db.wal.path) == db.wal.inode)
+
+    def restore(self, meanwhile: Callable[[], None]) -> None:
+        """Bring what was committed to where it will be looked for; call `meanwhile` now and then if it takes long.
+
+        What has the names now is put aside. Where it cannot be done the files stay open, and no message is taken.
+        """
+        db = self.db
+        if db is None:
+            return
+        log.error("the spool's files were removed or replaced by somebody: they are brought back")
+        try:
+            if not db.checkpoint("TRUNCATE"):
+                raise Unusable("another process is reading the spool's file")
+            copy = None if inode(self.path) == self._inode else db.copy(meanwhile)
+            put_aside(self.path, "replaced", _stamp(), ("", "-wal", "-shm") if copy else ("-wal",))
+            with self.gate:
+                self._close_reading()
+                self.close()
+            if copy is not None:
+                copy.rename(self.path)
+            self._open()
+        except (sqlite3.Error, OSError) as error:
+            self._fail(f"its files were removed or replaced, and cannot be brought back yet: {error}")
+        else:
+            self.failing = None
+            log.info("spool opened again")
 
     def suffer(self, error: BaseException) -> str:
         """Do what the error of a transaction asks for, and return the reason in words for a log line; never raises."""
@@ -123,12 +164,13 @@ class SpoolFile:
                 raise
             self._put_aside(error)
             self.db = SpoolDb.open(self.path, self.sizes, self.gate)
-        self._inode = self.path.stat().st_ino
+        self._inode = inode(self.path)
         self.damaged = damaged_files(self.path)
         self.generation += 1
 
     def _put_aside(self, error: BaseException) -> None:
-        aside = put_aside(self.path, time.strftime("%Y%m%dT%H%M%S"))
+        aside = put_aside(self.path, "corrupt", _stamp())
+        self.path.with_name(f"{self.path.name}-shm").unlink(missing_ok=True)
         log.error("spool damaged: put aside, and a new one begun", file=aside.name, reason=str(error))
 
     def _reopen(self, damaged_by: BaseException | None = None) -> None:
@@ -151,11 +193,10 @@ class SpoolFile:
         else:
             self._fail(DISK_FULL)
 
-    def _has_name(self) -> bool:
-        try:
-            return self.path.stat().st_ino == self._inode
-        except FileNotFoundError:
-            return False
+    def _close_reading(self) -> None:
+        if self.reading is not None:
+            self.reading.close()
+            self.reading = None
 
     def _is_full(self, error: BaseException) -> bool:
         """Whether it was the disk that had no room (SQLite says the same when the file has reached its bound)."""
@@ -168,6 +209,10 @@ class SpoolFile:
         if reason != self.failing:
             log.error("spool takes no message", reason=reason)
         self.failing = reason
+
+
+def _stamp() -> str:
+    return time.strftime("%Y%m%dT%H%M%S")
 
 
 def code_of(error: sqlite3.Error) -> int:

@@ -68,7 +68,6 @@ class Reader:
 
     def __init__(self, file: SpoolFile) -> None:
         self._file = file
-        self._db: sqlite3.Connection | None = None
         self._generation = 0
 
     def entries(self, query: Query) -> list[Entry]:
@@ -113,9 +112,8 @@ class Reader:
 
     def close(self) -> None:
         """Let go of the file."""
-        if self._db is not None:
-            self._db.close()
-            self._db = None
+        with self._file.gate:
+            self._let_go()
 
     def _line(self, db: sqlite3.Connection, hook: str, after: int, limit: int) -> list[Found]:
         file = self._file.db
@@ -135,15 +133,21 @@ class Reader:
                 db.execute("ROLLBACK")
 
     def _connected(self) -> sqlite3.Connection:
-        if self._file.db is None:
-            raise SpoolError(self._file.failing or CLOSED)
-        if self._db is None or self._generation != self._file.generation:
-            self.close()
-            uri = f"{self._file.path.absolute().as_uri()}?mode=ro"
-            self._db = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=1, check_same_thread=False)
-            self._db.text_factory = _text
-            self._generation = self._file.generation
-        return self._db
+        file = self._file
+        if file.db is None:
+            raise SpoolError(file.failing or CLOSED)
+        if file.reading is None or self._generation != file.generation:
+            self._let_go()
+            uri = f"{file.path.absolute().as_uri()}?mode=ro"
+            file.reading = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=1, check_same_thread=False)
+            file.reading.text_factory = _text
+            self._generation = file.generation
+        return file.reading
+
+    def _let_go(self) -> None:
+        if self._file.reading is not None:
+            self._file.reading.close()
+            self._file.reading = None
 
 
 Found = tuple[Entry, int, int]

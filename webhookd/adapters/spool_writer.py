@@ -41,7 +41,7 @@ class Writer:
         self._file = file
         self._intake = Intake(file.sizes, share)
         self._jobs = Jobs(self.expiry)
-        self._committer = Committer(file, self._intake, self._jobs)
+        self._committer = Committer(file, self._intake, self._jobs, self._flush)
         self._settle: Settle
         self._generation = 0
         self._next_tick = 0.0
@@ -104,7 +104,7 @@ class Writer:
                 self._committer.give_up(self._file.abandon(f"internal error: {error}"))
             self._flush()
         self._write_back("TRUNCATE")
-        self._file.close()
+        self._file.finish()
 
     def _wait(self) -> None:
         """Sleep until there is work or time to look around, or a little while where company is likely."""
@@ -162,6 +162,8 @@ class Writer:
 
     def _tend(self) -> None:
         try:
+            if not self._file.in_place:
+                self._committer.restore()
             self._file.tend()
         except OSError as error:  # too many open files, say: what is open goes on
             log.warning("spool cannot be looked after", reason=str(error))
