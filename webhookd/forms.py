@@ -34,7 +34,7 @@ _HTTP_BASE = re.compile(rf"https?://{_HOST}(?::(\d{{1,5}}))?/?", re.ASCII)
 _HTTP_URL = re.compile(r"https?://(?:[^\s/?#@]+@)?" + _HOST + r"(?::(\d{1,5}))?(?:/[^\s?#]*)?", re.ASCII)
 _ENDPOINT = re.compile(rf"({_HOST})(?::(\d{{1,5}}))?", re.ASCII)
 _ETCD = re.compile(rf"etcd://({_HOST}(?::\d{{1,5}})?(?:,{_HOST}(?::\d{{1,5}})?)*)(/[^\s?#]+)", re.ASCII)
-_AMQP = re.compile(r"amqps?://(?:[^\s/?#@,]+@)?" + _HOST + r"(?::\d{1,5})?(?:/[^\s/#]*)?", re.ASCII)
+_AMQP = re.compile(r"amqps?://(?:[^\s/?#@,]+@)?" + _HOST + r"(?::(\d{1,5}))?(?:/[^\s/?#]*)?", re.ASCII)
 _NEXT_URL = re.compile(r",(?=(?:amqps?|etcd|https?)://)")
 _USERINFO = re.compile(r"\A((?:(?:amqps?|etcd|https?):|[a-z][a-z0-9+.-]*:(?=/))?/*).*@", re.IGNORECASE | re.DOTALL)
 
@@ -272,9 +272,11 @@ def _store(text: str) -> bool:
 
 
 def _broker(text: str) -> bool:
-    return text == "spool:" or all(_AMQP.fullmatch(url.strip()) for url in text.split(","))
+    urls = [_AMQP.fullmatch(url.strip()) for url in text.split(",")]
+    return text == "spool:" or all(url is not None and _port(url[1]) >= 0 for url in urls)
 
 
+_BROKERS = "spool: or amqp://[USER[:PASSWORD]@]HOST[:PORT][/VHOST], or amqps://... (several, comma-separated)"
 _LISTEN = "HOST:PORT, [IPv6]:PORT or unix:/ABSOLUTE/PATH (at most 107 bytes)"
 
 SHARE = Form("SHARE", "a number above 0, at most 1", _share)
@@ -285,5 +287,5 @@ LISTEN_OR_NONE = checked("ADDRESS", f"{_LISTEN}; empty for none", lambda text: n
 PUBLIC_URL = Form("URL", "http:// or https:// and a host, with a port or without, and nothing after it", _http_base)
 HTTP_URL = checked("URL", "an http:// or https:// URL without query", _http_url)
 STORE = checked("URL", "sqlite:///ABSOLUTE/PATH or etcd://HOST:PORT[,HOST:PORT]/PREFIX; empty for the default", _store)
-BROKER = checked("URL", "spool: or amqp://... or amqps://... (several, comma-separated)", _broker)
+BROKER = checked("URL", _BROKERS, _broker)
 TEXT = texts("TEXT", "a text of 1 to 255 characters, without control characters", r"[^\x00-\x1f\x7f]{1,255}")
