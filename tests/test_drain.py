@@ -8,12 +8,13 @@ import random
 from pathlib import Path
 
 import pytest
+from structlog.testing import capture_logs
 from test_fallback import HOOK, OTHER, Setup, a_setup, names, receipts, run, until, until_drained
 from test_publishers import MIB, a_message, random_body
 
-from webhookd.adapters import drain_order, drain_pace
+from webhookd.adapters import drain_order, drain_pace, drain_records
 from webhookd.adapters.drain_pace import Pace
-from webhookd.adapters.spool import State
+from webhookd.adapters.spool import SpoolError, State
 from webhookd.errors import Nacked, OutcomeUnknown, Unacceptable, Unroutable
 
 
@@ -313,6 +314,56 @@ def test_a_damaged_message_stops_nothing_behind_it(path):
 
     run(path, scenario)
     asyncio.run(asyncio.wait_for(after(), 30))
+
+
+# --- a spool that fails ---------------------------------------------------------------------------------------------
+
+
+def failing(monkeypatch, spool, name, times):
+    """Have a method of the spool fail as on a broken disk, so many times; return what counts its calls."""
+    calls = []
+    whole = getattr(spool, name)
+
+    async def method(*args, **kwargs):
+        calls.append(args)
+        if len(calls) <= times:
+            raise SpoolError("I/O error")
+        return await whole(*args, **kwargs)
+
+    monkeypatch.setattr(spool, name, method)
+    return calls
+
+
+def test_nothing_is_published_again_while_the_spool_cannot_note_what_was(path, monkeypatch):
+    monkeypatch.setattr(drain_records, "RETRY", 0.05)
+
+    async def scenario(setup):
+        calls = failing(monkeypatch, setup.spool, "confirm", 4)
+        setup.drain.play(yes)
+        await backlog(setup, *(a_message(n) for n in range(100)))
+        await until(lambda: len(calls) == 2)
+        setup.live.become("down")
+        assert await setup.fallback.publish(a_message(100, hook=OTHER)) == "spooled"
+        await until(lambda: len(calls) == 4)
+        assert a_message(100).receipt not in receipts(setup.drain.published)
+        await until_drained(setup)
+        assert sorted(receipts(setup.drain.published)) == names(*range(101))
+
+    run(path, scenario)
+
+
+def test_a_spool_that_cannot_be_read_is_read_again(path, monkeypatch):
+    async def scenario(setup):
+        calls = failing(monkeypatch, setup.spool, "line", 3)
+        setup.drain.play(yes)
+        with capture_logs() as logs:
+            await backlog(setup, a_message(0), a_message(1))
+            await until_drained(setup)
+        assert len(calls) > 3
+        assert receipts(setup.drain.taken) == names(0, 1)
+        assert [line["event"] for line in logs].count("spool cannot be read: its drain waits") == 1
+
+    run(path, scenario)
 
 
 # --- pace -----------------------------------------------------------------------------------------------------------

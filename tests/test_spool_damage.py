@@ -204,6 +204,7 @@ def test_a_file_that_is_damaged_while_it_is_open_is_put_aside(tmp_path):
         assert len(spool.stats.damaged) == 1
         assert [entry.receipt for entry in await spool.entries()] == names(9) * 3
         assert (tmp_path / spool.stats.damaged[0]).stat().st_size > 1000 * 3000
+        assert await spool.confirm(range(2001)) == 0  # what was in the other file is no other message here
 
     run(path, scenario)
 

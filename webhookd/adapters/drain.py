@@ -59,6 +59,7 @@ class Drain:
         self._turns: dict[asyncio.Task[None], Turn] = {}
         self._careful_until = 0.0
         self._closing = False
+        self._readable = True
         self._told = 0
 
     @property
@@ -74,7 +75,7 @@ class Drain:
             left = await self._spool.hooks_waiting()
             oldest = await self._spool.next_waiting(limit=len(left))
         except SpoolError as error:
-            log.error("spool cannot be read", reason=str(error))
+            self._unreadable(error)
             return
         for entry in oldest:
             line = self._lines.found(entry.hook)
@@ -102,7 +103,7 @@ class Drain:
         try:
             hooks = await self._spool.hooks_waiting()
         except SpoolError as error:
-            log.error("spool cannot be read", reason=str(error))
+            self._unreadable(error)
             return
         self._refusals.forget_limit()
         for hook in {*hooks, *self._lines}:
@@ -144,14 +145,20 @@ class Drain:
         if self._lines.get(line.hook) is line:
             try:
                 await turn.run()
+                self._readable = True
             except SpoolError as error:
-                log.error("spool cannot be read: its drain waits", reason=str(error))
+                self._unreadable(error)
                 failed = SpoolError
             if turn.failures:
                 failed = self._judge(turn)
         self._order.ended(retry=turn.retry, large=turn.large)
         self._place(turn, failed)
         self._order.pump()
+
+    def _unreadable(self, error: SpoolError) -> None:
+        if self._readable:
+            log.error("spool cannot be read: its drain waits", reason=str(error))
+        self._readable = False
 
     def _place(self, turn: Turn, failed: type[Exception] | None) -> None:
         line = turn.line
@@ -207,7 +214,7 @@ class Drain:
             return None
         drain, large, probe = self.lanes
         turn.line.large = entry.bytes > MIB
-        if turn.published >= self._quantum(turn):
+        if turn.published >= (1 if turn.large else QUANTUM):
             return None
         if turn.line.large:
             return (large, 1) if turn.large and not large.waiting else None
@@ -215,11 +222,6 @@ class Drain:
             return probe, 1
         careful = drain.breaker.open or self._careful_until > self._loop.time()
         return drain, 1 if careful else min(turn.line.window, max(1, WINDOW // self._order.active))
-
-    def _quantum(self, turn: Turn) -> int:
-        if turn.retry or turn.large:
-            return 1
-        return QUANTUM
 
     async def pace(self) -> None:
         """Spread what is published evenly over all turns."""

@@ -110,6 +110,7 @@ class Turn:
         lane.publish(message_of(entry), Attempt(self, entry))
         if limit == 1:
             await self._fewer_than(1)
+        self.over |= self.retry
 
     async def _read(self) -> list[Entry]:
         """Return the next messages; the turn is over where there are none."""
@@ -119,7 +120,8 @@ class Turn:
             line.rewind = False
             line.after = 0
         handed, pending = line.handed, line.pending
-        entries = await self._spool.line(line.hook, after=line.after, limit=READ, max_bytes=READ_BYTES)
+        limit = 1 if self.retry else READ
+        entries = await self._spool.line(line.hook, after=line.after, limit=limit, max_bytes=READ_BYTES)
         if not entries:
             self.over = self.exhausted = True
             if not (line.rewind or pending or line.handed != handed):

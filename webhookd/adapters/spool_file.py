@@ -45,6 +45,8 @@ class SpoolFile:
         """The reader's connection to the same file, under the same gate."""
         self._reserve = Reserve(path.with_name("spool.reserve"), sizes.reserve)
         self._inode = 0
+        self._next = 1
+        """From which place on messages go: a change of one that was in another file must not meet a new one."""
 
     def open(self) -> None:
         """Open the file for the first time; raises sqlite3.Error, OSError, ConfigurationError.
@@ -65,6 +67,7 @@ class SpoolFile:
     def close(self) -> None:
         """Let go of the file."""
         if self.db is not None:
+            self._next = max(self._next, self.db.rows.next)
             try:
                 self.db.close()
             except sqlite3.Error as error:
@@ -164,6 +167,7 @@ class SpoolFile:
                 raise
             self._put_aside(error)
             self.db = SpoolDb.open(self.path, self.sizes, self.gate)
+        self.db.rows.next = max(self.db.rows.next, self._next)
         self._inode = inode(self.path)
         self.damaged = damaged_files(self.path)
         self.generation += 1
