@@ -122,6 +122,20 @@ def test_a_delete_and_an_update_at_once_leave_all_of_the_hook_or_nothing(etcd, e
     assert sorted(key.rsplit("/", 1)[1] for key in keys) == ["42", "revision"]
 
 
+def test_two_deletes_at_once_name_a_revision_that_is_told(etcd_prefix):
+    """Whoever deletes waits until that revision is there."""
+
+    async def main():
+        async with followed(etcd_prefix) as (one, follower), opened(etcd_prefix) as other:
+            for n in range(10):
+                hook = await one.put(a_hook(f"e{n}"))
+                gone = await asyncio.gather(*(store.delete(hook.token) for store in (one, other, one, other)))
+                await follower.until(lambda hook=hook: Deleted(hook.token, follower.revisions[-1]) in follower.seen)
+                assert set(gone) == {follower.revisions[-1]}
+
+    asyncio.run(main())
+
+
 # --- what others put under the prefix -----------------------------------------------------------------------------------
 
 
