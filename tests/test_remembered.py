@@ -70,11 +70,11 @@ def recalled(path: Path) -> Snapshot | None:
     found: list[Snapshot] = []
 
     async def scenario(follower: Follower) -> None:
-        await follower.until(lambda: Lost("away") in follower.seen)
+        await follower.until(lambda: follower.checked == 1.0)
         found.extend(change for change in follower.seen if isinstance(change, Snapshot))
-        assert follower.seen == [*found, Lost("away")]
+        assert follower.seen == [Lost("away"), *found]
 
-    session(path, Told(Lost("away")), scenario)
+    session(path, Told(Lost("away"), Checked(1.0)), scenario)
     return found[0] if found else None
 
 

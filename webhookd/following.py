@@ -66,6 +66,8 @@ class _Follower:
                 self._log_set_aside(change.set_aside.items())
                 if change.checked > -math.inf:
                     self._found()
+                elif self._vitals.store_fault is None:
+                    self._lost("no answer yet; the hooks are those that are remembered")
             case SetAside(token=token, reason=reason):
                 self._log_set_aside([(token, reason)])
             case _:

@@ -17,7 +17,7 @@ import structlog
 from webhookd.adapters.sqlite import SqliteStore
 from webhookd.errors import StoreError
 from webhookd.model import Hook
-from webhookd.ports import Change, Deleted, HookStore, Lost, SetAside, Snapshot
+from webhookd.ports import Change, Deleted, HookStore, SetAside, Snapshot
 
 PATIENCE = 2.0
 """How long, in seconds, the store may take to answer before what is remembered of it is used."""
@@ -52,10 +52,13 @@ class Remembered:
                 first = asyncio.ensure_future(anext(changes))
                 try:
                     await asyncio.wait([first], timeout=PATIENCE)
-                    late = not first.done() or isinstance(first.result(), Lost)
-                    if late and (remembered := await self._memory.recall()) is not None:
+                    silent = not first.done()
+                    if not silent:
+                        yield self._noted(first.result())
+                    if not self._loaded and (remembered := await self._memory.recall()) is not None:
                         yield remembered
-                    yield self._noted(await first)
+                    if silent:
+                        yield self._noted(await first)
                 finally:
                     first.cancel()
                     await asyncio.wait([first])
