@@ -297,6 +297,16 @@ def test_a_hundred_thousand_hooks_load_in_time(etcd_prefix):
     asyncio.run(main())
 
 
+def test_pages_may_be_larger_than_grpc_takes_by_itself(etcd_prefix):
+    async def main():
+        async with opened(etcd_prefix) as store:
+            for n in range(6):
+                await store.put(a_hook(f"e{n}", base_url="https://" + "x" * 1_000_000))
+            assert len(await all_of(store)) == 6
+
+    asyncio.run(main())
+
+
 def test_a_burst_of_changes_is_followed(etcd_prefix):
     hooks = [a_hook(f"e{n}") for n in range(20_000)]
 
