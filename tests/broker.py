@@ -9,9 +9,6 @@ from typing import Any, Self
 import pamqp.frame
 from pamqp import body, commands, header, heartbeat
 
-PUBLISH_CHANNEL = 2
-"""Where the link publishes: the first channel is closed again once the exchange has been found."""
-
 
 @dataclass
 class Published:
@@ -30,6 +27,8 @@ class Broker:
         self.frame_max = frame_max
         self.connections = 0
         self.heartbeats = 0
+        self.goodbyes = 0
+        """How many connections were closed politely."""
         self.channel = 0
         self.published: list[Published] = []
         """Of the newest connection."""
@@ -98,6 +97,11 @@ class Broker:
         """Take nothing more from the network."""
         self._reads.clear()
 
+    def say_no_more(self) -> None:
+        """Close this direction of the connection, and leave the other open."""
+        assert self._writer is not None
+        self._writer.write_eof()
+
     def drop(self) -> None:
         assert self._writer is not None
         self._writer.transport.abort()
@@ -150,6 +154,8 @@ class Broker:
         if isinstance(frame, heartbeat.Heartbeat):
             self.heartbeats += 1
             return
+        if isinstance(frame, commands.Connection.Close):
+            self.goodbyes += 1
         if isinstance(frame, commands.Connection.StartOk):
             self.client_properties = dict(frame.client_properties)
         if isinstance(frame, commands.Confirm.Select):

@@ -25,6 +25,8 @@ from webhookd.ports import LinkState
 
 @contextlib.asynccontextmanager
 async def linked(*urls: str, up: bool = True, **access: Any) -> AsyncIterator[AmqpLink]:
+    errors: list[dict] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: errors.append(context))
     link = AmqpLink(Access(urls=",".join(urls), **access), EXCHANGE, purpose="test")
     link.start()
     try:
@@ -33,6 +35,8 @@ async def linked(*urls: str, up: bool = True, **access: Any) -> AsyncIterator[Am
         yield link
     finally:
         await link.close()
+    bugs = [context for context in errors if not isinstance(context.get("exception"), Unpublished)]
+    assert bugs == []  # outcomes that nobody looks at are a test's own affair
 
 
 async def becomes(link: AmqpLink, state: LinkState, within: float = 30) -> None:

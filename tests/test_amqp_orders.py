@@ -233,6 +233,42 @@ async def test_a_channel_that_is_closed_says_why_and_nothing_more_is_written_to_
 
 
 @pytest.mark.gen_test(timeout=30)
+async def test_what_comes_behind_the_close_of_a_channel_disturbs_no_goodbye():
+    async with scripted() as (broker, link):
+        futures = await sent(broker, link, 2)
+        broker.send(commands.Channel.Close(404, "NOT_FOUND", 60, 40), commands.Basic.Ack(1))
+        await is_settled(futures, [OutcomeUnknown] * 2)
+        await becomes(link, "up")
+        assert broker.goodbyes == 1
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_a_broker_that_says_no_more_and_reads_nothing_is_left_at_once():
+    async with scripted() as (broker, link):
+        broker.stop_reading()
+        futures = [link.publish(message) for message in messages(20, body=bytes(1 << 20))]
+        broker.say_no_more()
+        async with asyncio.timeout(5):
+            told = await outcomes(futures)
+        assert told.keys() == {OutcomeUnknown, NotSent}
+        broker.drop()
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_the_cancellation_that_aiormq_raises_at_us_is_a_fault_like_another(monkeypatch):
+    async with Broker() as broker:
+        monkeypatch.setattr(amqp, "ensure_exchange", cancelled)
+        async with linked(broker.url, up=False) as link:
+            await fault(link, "the connection broke off")
+            monkeypatch.undo()
+            await becomes(link, "up")
+
+
+async def cancelled(*_: object) -> None:
+    raise asyncio.CancelledError
+
+
+@pytest.mark.gen_test(timeout=30)
 async def test_a_connection_that_is_closed_says_why():
     async with scripted() as (broker, link):
         faults = []
@@ -273,10 +309,10 @@ async def test_blocked_and_unblocked():
         b"HTTP/1.1 400 Bad Request\r\n\r\n",
         b"AMQP\x00\x00\x09\x01",
         b"\x01\x00\x00\xff\xff\xff\xff" + b"x" * 100,
-        pamqp.frame.marshal(commands.Basic.Ack(1), 2)[:-1] + b"x",
-        b"\x01\x00\x02\x00\x00\x00\x06\x00\x3c\x00\x50\x00\x00\xce",
-        b"\x01\x00\x02\x00\x00\x00\x06\x00\x3c\x00\x32\x00\x00\xce",
-        b"\x01\x00\x02\x00\x00\x00\x06\x00\x14\x00\x28\x00\x00\xce",
+        pamqp.frame.marshal(commands.Basic.Ack(1), 1)[:-1] + b"x",
+        b"\x01\x00\x01\x00\x00\x00\x06\x00\x3c\x00\x50\x00\x00\xce",
+        b"\x01\x00\x01\x00\x00\x00\x06\x00\x3c\x00\x32\x00\x00\xce",
+        b"\x01\x00\x01\x00\x00\x00\x06\x00\x14\x00\x28\x00\x00\xce",
         b"\x01\x00\x00\x00\x00\x00\x05\x00\x0a\x00\x32\x00\xce",
     ],
     ids=["HTTP", "another version", "too long", "no end", "short ack", "short return", "short close", "short goodbye"],
@@ -285,6 +321,7 @@ async def test_blocked_and_unblocked():
 async def test_garbage_ends_the_connection_and_the_next_one_works(garbage):
     async with scripted() as (broker, link):
         futures = await sent(broker, link, 2)
+        assert broker.channel == 1
         broker.raw(garbage)
         await is_settled(futures, [OutcomeUnknown] * 2)
         await becomes(link, "up")
@@ -455,6 +492,7 @@ def test_an_answer_of_one_of_very_many_costs_no_look_at_the_others():
         confirms.sent(future, str(number), "event.42.github.push", 10)
     for tag in (*range(50_000, 25_000, -1), *range(1, 12_501)):
         confirms.received(pamqp.frame.marshal(commands.Basic.Ack(tag), 1))
+    assert confirms._first == 12_501  # or else the next would look at all of them again
     for tag in range(12_501, 25_001):
         confirms.received(pamqp.frame.marshal(commands.Basic.Ack(tag, True), 1))
     assert confirms.in_flight == 0
