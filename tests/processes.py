@@ -94,9 +94,11 @@ class Server:
         self.process.wait()
 
     def pause(self) -> None:
-        """Let it hang, its connections open: SIGSTOP."""
+        """Let it hang, its connections open: SIGSTOP; return once each of its threads has stopped."""
         assert self.process is not None
         self.process.send_signal(signal.SIGSTOP)
+        threads = Path(f"/proc/{self.pid}/task")
+        until(lambda: all(") T " in (thread / "stat").read_text() for thread in threads.iterdir()))
 
     def resume(self) -> None:
         assert self.process is not None
