@@ -80,13 +80,15 @@ def test_a_prefix_is_a_store_of_its_own(etcd_prefix):
 # --- several daemons --------------------------------------------------------------------------------------------------
 
 
-def test_what_one_writes_the_other_is_told_within_a_second(etcd_prefix):
+def test_what_one_writes_the_other_is_told(etcd_prefix):
+    """Within a second where nothing else keeps the machine busy."""
+
     async def main():
         async with followed(etcd_prefix) as (one, _), followed(etcd_prefix) as (_, other):
             written = await one.put(a_hook())
-            await other.until(lambda: other.hooks == {written.token: written}, 1)
+            await other.until(lambda: other.hooks == {written.token: written}, 5)
             await one.delete(written.token)
-            await other.until(lambda: other.hooks == {}, 1)
+            await other.until(lambda: other.hooks == {}, 5)
 
     asyncio.run(main())
 

@@ -102,6 +102,12 @@ def test_a_snapshot_of_the_store_replaces_all_that_was_remembered(path):
     assert snapshot.revision == 3
 
 
+def test_what_came_before_a_snapshot_is_over(path):
+    hook = a_hook(revision=1)
+    tell(path, Snapshot((hook,), 1), Deleted(hook.token, 2), Snapshot((hook,), 3))
+    assert recalled(path).hooks == (hook,)
+
+
 def test_a_key_that_changed_hands_is_remembered_for_its_last_hook(path):
     first, second = a_hook("push", revision=1), a_hook("push", revision=3)
     tell(path, Snapshot((first,), 1))
