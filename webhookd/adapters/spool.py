@@ -20,6 +20,7 @@ from webhookd.adapters.spool_file import DAMAGE, SpoolFile, code_of
 from webhookd.adapters.spool_item import Item
 from webhookd.adapters.spool_layout import CLOSED, MANY, MIB, Entry, Sizes, SpoolError, SpoolStats, State
 from webhookd.adapters.spool_reader import DAMAGED, Query, Reader
+from webhookd.adapters.spool_takeover import Takeover
 from webhookd.adapters.spool_writer import Writer
 from webhookd.errors import ConfigurationError, Unpublished
 from webhookd.model import Message
@@ -51,6 +52,7 @@ class Spool:
         self._behind_large: dict[str, int] = {}
         self._waiters: set[asyncio.Future[None]] = set()
         self._generation = file.generation
+        self._takeover = Takeover(file.path, self._put, self._tell)
         self._closed = False
 
     @classmethod
@@ -68,7 +70,8 @@ class Spool:
 
         Database and WAL together never pass `max_bytes` (at least 1 MiB). No tenant holds more than `share()` of it,
         which is called in another thread. With `keep`, messages are kept for `retention` seconds, to be read; without,
-        they wait to be published. A file that is damaged is put aside, and a new one begun. Raises ConfigurationError.
+        they wait to be published. A file that is damaged is put aside and a new one begun, which takes over what of the
+        old one is readable, behind what was published meanwhile. Raises ConfigurationError.
         """
         file = SpoolFile(path, Sizes.of(max_bytes))
         try:
@@ -80,6 +83,7 @@ class Spool:
         writer = Writer(file, retention=retention, share=share, now=now)
         spool = cls(file, writer, keep=keep, now=now)
         await asyncio.to_thread(writer.start, spool._settle_soon)
+        spool._takeover.look()
         return spool
 
     @property
@@ -90,18 +94,7 @@ class Spool:
 
     def publish(self, message: Message) -> asyncio.Future[Durable]:
         """As the port promises."""
-        future: asyncio.Future[Durable] = self._loop.create_future()
-        if self._closed:
-            future.set_exception(Unpublished(CLOSED))
-            return future
-        item = Item(message, self._state, self._file.sizes.unit, future)
-        hook = message.hook
-        large = item.parts > 1 or hook in self._behind_large
-        if large:
-            self._behind_large[hook] = self._behind_large.get(hook, 0) + 1
-            future.add_done_callback(partial(self._passed, hook))
-        self._writer.put(item, large=large)
-        return future
+        return self._put(message, self._state)
 
     async def entries(
         self,
@@ -190,11 +183,26 @@ class Spool:
             return
         self._closed = True
         self._wake()
+        await self._takeover.close()
         await self._loop.run_in_executor(self._reading, self._reader.close)
         await asyncio.to_thread(self._writer.close)
         self._reading.shutdown()
 
     # --- inside -----------------------------------------------------------------------------------------------------
+
+    def _put(self, message: Message, state: State) -> asyncio.Future[Durable]:
+        future: asyncio.Future[Durable] = self._loop.create_future()
+        if self._closed:
+            future.set_exception(Unpublished(CLOSED))
+            return future
+        item = Item(message, state, self._file.sizes.unit, future)
+        hook = message.hook
+        large = item.parts > 1 or hook in self._behind_large
+        if large:
+            self._behind_large[hook] = self._behind_large.get(hook, 0) + 1
+            future.add_done_callback(partial(self._passed, hook))
+        self._writer.put(item, large=large)
+        return future
 
     def _settle_soon(self, outcome: spool_jobs.Outcome) -> None:
         """Have the loop's thread tell the outcome; nobody is left to tell once the loop is closed."""
@@ -214,6 +222,7 @@ class Spool:
         if self._file.generation != self._generation:
             self._generation = self._file.generation
             self._tell()
+            self._takeover.look()
 
     def _passed(self, hook: str, _: asyncio.Future[Durable]) -> None:
         """Let the hook's next messages overtake again once no large one is before them."""

@@ -12,6 +12,8 @@ from webhookd.statedir import sync_directory
 
 NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 
+SALVAGED = "-salvaged"
+
 
 def free_bytes(folder: Path) -> int:
     """Return what the file system says that it can still take."""
@@ -109,4 +111,9 @@ def inode(path: Path) -> int:
 def damaged_files(database: Path) -> tuple[str, ...]:
     """Return the names of the databases that were put aside and are still there."""
     found = database.parent.glob(f"{database.name}.corrupt-*")
-    return tuple(sorted(path.name for path in found if not path.name.endswith(("-wal", "-shm"))))
+    return tuple(sorted(path.name for path in found if not path.name.endswith(("-wal", "-shm", SALVAGED))))
+
+
+def salvaged(aside: Path) -> Path:
+    """Return the name of the file that says that all that was readable of a database put aside was taken over."""
+    return aside.with_name(aside.name + SALVAGED)

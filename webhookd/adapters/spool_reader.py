@@ -85,7 +85,7 @@ class Reader:
                     budget -= entry.bytes if query.bodies else 0
                     if budget < 0 and found:
                         return found
-                    found.append(_complete(db, entry, blob, check) if query.bodies else entry)
+                    found.append(complete(db, entry, blob, check) if query.bodies else entry)
             if after is not None:
                 time.sleep(PAUSE)
         return found
@@ -108,7 +108,7 @@ class Reader:
                 rows = db.execute(FIRST_OF_HOOKS_NEAR, (limit, WINDOW)).fetchall()
             if len(rows) < limit:
                 rows = db.execute(FIRST_OF_HOOKS, (limit,)).fetchall()
-        return [_entry(row)[0] for row in rows]
+        return [entry_of(row)[0] for row in rows]
 
     def close(self) -> None:
         """Let go of the file."""
@@ -120,7 +120,7 @@ class Reader:
         rows: list[Any] = []
         for number in file.rows.lines.numbers(hook) if file else ():
             rows += db.execute(OF_HOOK, (number, after, limit))
-        return [_entry(row) for row in sorted(rows)[:limit]]
+        return [entry_of(row) for row in sorted(rows)[:limit]]
 
     @contextmanager
     def _transaction(self) -> Iterator[sqlite3.Connection]:
@@ -140,7 +140,7 @@ class Reader:
             self._let_go()
             uri = f"{file.path.absolute().as_uri()}?mode=ro"
             file.reading = sqlite3.connect(uri, uri=True, isolation_level=None, timeout=1, check_same_thread=False)
-            file.reading.text_factory = _text
+            file.reading.text_factory = forgiving_text
             self._generation = file.generation
         return file.reading
 
@@ -154,7 +154,7 @@ Found = tuple[Entry, int, int]
 """An entry, the number of its body, and its checksum."""
 
 
-def _text(data: bytes) -> str:
+def forgiving_text(data: bytes) -> str:
     """Read what should be UTF-8: where it is not, the checksum says so."""
     return data.decode("utf-8", "replace")
 
@@ -167,10 +167,11 @@ def _window(db: sqlite3.Connection, query: Query, after: int, limit: int) -> tup
         return [], None
     numbers = json.dumps([NUMBER[state] for state in states])
     found = db.execute(FOUND, (after, bound, query.tenant, numbers, limit))
-    return [_entry(row) for row in found], bound
+    return [entry_of(row) for row in found], bound
 
 
-def _entry(row: Any) -> Found:
+def entry_of(row: Any) -> Found:
+    """Return the entry of a row of FIELDS, without its body; raises Damaged."""
     seq, receipt, hook, tenant, datasource, event, state, attempts, received_at, length, reason, blob, check = row
     if state not in STATE or not isinstance(length, int):
         raise Damaged("a message of the spool is not what was written")
@@ -190,7 +191,7 @@ def _entry(row: Any) -> Found:
     return entry, blob, check
 
 
-def _complete(db: sqlite3.Connection, entry: Entry, blob: int, check: int) -> Entry:
+def complete(db: sqlite3.Connection, entry: Entry, blob: int, check: int) -> Entry:
     """Add headers and body, if they are what was written."""
     try:
         parts = db.execute(BODY, (blob << PART_BITS, (blob + 1) << PART_BITS)).fetchall()
