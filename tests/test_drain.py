@@ -12,9 +12,10 @@ from structlog.testing import capture_logs
 from test_fallback import HOOK, OTHER, Setup, a_setup, names, receipts, run, until, until_drained
 from test_publishers import MIB, a_message, random_body
 
-from webhookd.adapters import drain_order, drain_pace, drain_records
+from webhookd.adapters import drain, drain_order, drain_pace, drain_records
+from webhookd.adapters.drain import Drain
 from webhookd.adapters.drain_pace import Pace
-from webhookd.adapters.spool import SpoolError, State
+from webhookd.adapters.spool import Spool, SpoolError, State
 from webhookd.errors import Nacked, OutcomeUnknown, Unacceptable, Unroutable
 
 
@@ -362,6 +363,51 @@ def test_a_spool_that_cannot_be_read_is_read_again(path, monkeypatch):
         assert len(calls) > 3
         assert receipts(setup.drain.taken) == names(0, 1)
         assert [line["event"] for line in logs].count("spool cannot be read: its drain waits") == 1
+
+    run(path, scenario)
+
+
+def test_a_spool_that_cannot_be_read_at_the_start_is_drained_once_it_can(path, monkeypatch):
+    monkeypatch.setattr(drain, "RETRY", 0.05)
+
+    async def before(setup):
+        setup.everywhere("down")
+        await asyncio.gather(*(setup.fallback.publish(a_message(n)) for n in range(3)))
+
+    async def after():
+        spool = await Spool.open(path, max_bytes=64 * MIB, retention=1e9, keep=False)
+        calls = failing(monkeypatch, spool, "hooks_waiting", 3)
+        setup = Setup(spool)
+        fallback = await setup.open()
+        setup.live.play(yes)
+        setup.drain.play(yes)
+        assert await fallback.publish(a_message(9, hook=OTHER)) == "confirmed"
+        await until(lambda: len(setup.drain.taken) == 3)
+        assert len(calls) == 4
+        await fallback.close()
+        await spool.close()
+
+    run(path, before)
+    asyncio.run(asyncio.wait_for(after(), 30))
+
+
+def test_a_bug_in_a_turn_costs_its_hook_a_pause_and_nobody_a_place(path, monkeypatch):
+    async def scenario(setup):
+        whole = Drain.pick
+        bugs = iter([ZeroDivisionError("a bug")] * 3)
+
+        def pick(self, turn, entry):
+            if turn.line.hook == HOOK and (bug := next(bugs, None)):
+                raise bug
+            return whole(self, turn, entry)
+
+        monkeypatch.setattr(Drain, "pick", pick)
+        setup.drain.play(yes)
+        with capture_logs() as logs:
+            await backlog(setup, a_message(0), a_message(1, hook=OTHER))
+            await until_drained(setup)
+        assert receipts(setup.drain.taken) == names(1, 0)
+        assert [line["event"] for line in logs].count("drain of a hook") == 3
 
     run(path, scenario)
 

@@ -10,7 +10,7 @@ import structlog
 
 from webhookd.adapters.drain_order import RETRIES, TURNS, Order
 from webhookd.adapters.drain_pace import Pace
-from webhookd.adapters.drain_records import Records
+from webhookd.adapters.drain_records import RETRY, Records
 from webhookd.adapters.drain_turn import Attempt, Turn
 from webhookd.adapters.lane import Lane
 from webhookd.adapters.lines import Line, Lines, Place
@@ -70,13 +70,9 @@ class Drain:
     # --- told by the owner ----------------------------------------------------------------------------------------
 
     async def load(self) -> None:
-        """Learn what an earlier run has left, oldest first."""
-        try:
-            left = await self._spool.hooks_waiting()
-            oldest = await self._spool.next_waiting(limit=len(left))
-        except SpoolError as error:
-            self._unreadable(error)
-            return
+        """Learn what an earlier run has left, oldest first; raises SpoolError."""
+        left = await self._spool.hooks_waiting()
+        oldest = await self._spool.next_waiting(limit=len(left))
         for entry in oldest:
             line = self._lines.found(entry.hook)
             line.left = left.get(entry.hook, 1)
@@ -99,12 +95,14 @@ class Drain:
         self._order.pump()
 
     async def recount(self) -> None:
-        """Find out which hooks have messages in the spool, after others than this daemon have changed it."""
-        try:
-            hooks = await self._spool.hooks_waiting()
-        except SpoolError as error:
-            self._unreadable(error)
-            return
+        """Find out which hooks have messages in the spool, as soon as it can be read: others may have changed it."""
+        while True:
+            try:
+                hooks = await self._spool.hooks_waiting()
+                break
+            except SpoolError as error:
+                self._unreadable(error)
+                await asyncio.sleep(RETRY)
         self._refusals.forget_limit()
         for hook in {*hooks, *self._lines}:
             self.stored(self._lines.found(hook))
@@ -149,6 +147,10 @@ class Drain:
             except SpoolError as error:
                 self._unreadable(error)
                 failed = SpoolError
+            except Exception as error:
+                log.exception("drain of a hook")
+                failed = type(error)
+                line.rewind = True
             if turn.failures:
                 failed = self._judge(turn)
         self._order.ended(retry=turn.retry, large=turn.large)

@@ -12,6 +12,7 @@ from webhookd.adapters.spool import Spool, SpoolError, State
 LINGER = 0.05
 """Seconds to wait for company: each record is a commit of the spool's."""
 RETRY = 1.0
+"""Seconds before the spool is tried again."""
 log = structlog.get_logger(__name__)
 Mark = tuple[State, str]
 

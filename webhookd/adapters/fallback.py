@@ -16,7 +16,7 @@ from webhookd.adapters.handover import Handover
 from webhookd.adapters.lane import DeadlineMissed, Lane
 from webhookd.adapters.lines import Line, Lines
 from webhookd.adapters.refusals import Refusals
-from webhookd.adapters.spool import Spool
+from webhookd.adapters.spool import Spool, SpoolError
 from webhookd.errors import Nacked, OutcomeUnknown, Unacceptable, Unpublished, Unroutable
 from webhookd.model import Message
 from webhookd.ports import Durable, Link, LinkState
@@ -101,7 +101,10 @@ class Fallback:
         """
         fallback = cls(spool, live, large, drain, publish_timeout=publish_timeout, publish_window=publish_window)
         spool.on_change = fallback._spool_changed
-        await fallback._drain.load()
+        try:
+            await fallback._drain.load()
+        except SpoolError:
+            fallback._spool_changed()
         return fallback
 
     @property
