@@ -224,6 +224,9 @@ def test_an_index_that_names_another_hook_is_left_to_it(etcd_prefix):
         async with opened(etcd_prefix) as store:
             first, second = await store.put(a_hook("a")), await store.put(a_hook("b"))
             await put_raw(store, keys.index(first), second.token.encode())
+            with pytest.raises(Conflict) as caught:
+                await store.put(msgspec.structs.replace(first, ts_field="a"))
+            assert caught.value.current == second
             await store.delete(first.token)
             assert await all_of(store) == {second.token: second}
             with pytest.raises(Conflict) as caught:
