@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import socket
 import weakref
 from collections.abc import AsyncIterator
 from typing import Any
@@ -16,7 +17,9 @@ from test_publishers import a_message, random_body
 
 from webhookd.adapters import amqp, amqp_tap
 from webhookd.adapters.amqp import AmqpLink
+from webhookd.adapters.amqp_access import Access
 from webhookd.adapters.amqp_channel import Confirms
+from webhookd.adapters.amqp_session import Session
 from webhookd.errors import Nacked, NotSent, OutcomeUnknown, Unacceptable, Unroutable
 
 
@@ -403,6 +406,37 @@ async def test_a_broker_that_reads_nothing_fills_no_memory_with_what_was_given_u
             del future
         assert sum(one.alive for one in held) < 30
         assert link.state == "up"
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_what_amqp_cannot_hold_is_refused_and_takes_no_tag():
+    async with scripted() as (broker, link):
+        futures = [link.publish(a_message(n, headers={"n": 2**63} if n == 1 else {})) for n in range(3)]
+        await broker.has(2)
+        broker.ack(2, multiple=True)
+        await is_settled(futures, ["confirmed", Unacceptable, "confirmed"])
+
+
+@pytest.mark.gen_test(timeout=30)
+async def test_a_connection_that_is_lost_while_it_is_prepared_is_never_published_to():
+    (address,) = Access(urls="amqp://127.0.0.1").addresses(5)
+    session = Session(address, "events-to-enrich", lambda: None)
+    session.broken("gone")
+    session.opened(lambda _: None, 1, 131072)
+    assert not session.writable
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_every_address_of_a_name_is_tried(monkeypatch):
+    real = socket.getaddrinfo
+
+    def two(host: str, port: int, **more: Any) -> list:
+        return [found for one in ("127.0.0.2", "127.0.0.1") for found in real(one, port, **more)]
+
+    async with Broker() as broker:  # it listens on the second one alone
+        monkeypatch.setattr(socket, "getaddrinfo", two)
+        async with linked(broker.url.replace("127.0.0.1", "broker.test")) as link:
+            assert link.state == "up"
 
 
 @pytest.mark.gen_test(timeout=60)

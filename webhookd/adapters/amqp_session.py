@@ -62,7 +62,7 @@ class Session:
         self._send = write
         self._channel = channel.to_bytes(2, "big")
         self._frames = PublishFrames(channel, self.exchange, frame_max)
-        self.writable = self.blocked is None
+        self.writable = self.blocked is None and not self.ended.done()
 
     @property
     def in_flight(self) -> int:
