@@ -180,6 +180,24 @@ def test_a_nack_is_tried_again_and_nothing_overtakes(path):
     run(path, scenario)
 
 
+def test_after_a_nack_nothing_of_a_hook_is_in_flight_beside_another(path):
+    async def scenario(setup):
+        refused = setup.fallback.publish(a_message(0))
+        setup.live.answer(Nacked("queue full"))
+        assert await refused == "spooled"
+        setup.live.become("down")
+        await asyncio.gather(*(setup.fallback.publish(a_message(n)) for n in range(1, 9)))
+        for _ in range(9):
+            await until(lambda: setup.drain.waiting)
+            await asyncio.sleep(0.01)
+            assert len(setup.drain.waiting) == 1
+            setup.drain.answer()
+        await until_drained(setup)
+        assert receipts(setup.drain.taken) == names(*range(9))
+
+    run(path, scenario)
+
+
 def test_an_unknown_outcome_is_tried_again_with_the_same_receipt(path):
     async def scenario(setup):
         await backlog(setup, *(a_message(n) for n in range(3)))
@@ -275,6 +293,20 @@ def test_a_retry_lets_it_be_tried_once_more(path):
         assert await setup.spool.retry() == 1
         await until_drained(setup)
         assert receipts(setup.drain.taken) == names(0)
+
+    run(path, scenario)
+
+
+def test_a_retried_message_is_found_before_what_its_hook_waits_for(path):
+    async def scenario(setup):
+        setup.drain.play(lambda message: by_size(1000)(message) or Unroutable("no queue"))
+        await backlog(setup, a_message(0, bytes(2000)), a_message(1), a_message(2))
+        await until(lambda: setup.fallback.stats.hooks_unroutable and not setup.fallback._drain._records._task)
+        assert setup.fallback.stats.set_aside == 1
+        setup.drain.play(yes)
+        assert await setup.spool.retry() == 2
+        await until_drained(setup)
+        assert sorted(receipts(setup.drain.taken)) == names(0, 1, 2)
 
     run(path, scenario)
 

@@ -266,6 +266,44 @@ def test_one_slow_queue_is_no_silence(path):
     run(path, scenario, publish_timeout=0.2)
 
 
+def test_when_a_link_turns_out_to_be_silent_nobody_waits_for_it_any_longer(path):
+    async def scenario(setup):
+        setup.drain.become("down")
+        loop = asyncio.get_running_loop()
+        first = setup.fallback.publish(a_message(1))
+        await asyncio.sleep(0.6)
+        began = loop.time()
+        later = setup.fallback.publish(a_message(2, hook=OTHER))
+        assert await asyncio.gather(first, later) == ["spooled"] * 2
+        assert loop.time() - began < 0.9
+        assert setup.spooled == {"deadline": 2}
+
+    run(path, scenario, publish_timeout=1)
+
+
+def test_a_new_connection_is_not_silent(path):
+    async def scenario(setup):
+        setup.drain.become("down")
+        assert await setup.fallback.publish(a_message(1)) == "spooled"
+        setup.live.become("down")
+        setup.live.play(lambda _: None)
+        setup.live.become("up")
+        assert await setup.fallback.publish(a_message(2, hook=OTHER)) == "confirmed"
+
+    run(path, scenario, publish_timeout=0.1)
+
+
+def test_where_the_spool_can_take_nothing_a_delivery_finds_out_whether_a_silent_link_answers(path):
+    async def scenario(setup):
+        await setup.spool.close()
+        with pytest.raises(Unpublished):
+            await setup.fallback.publish(a_message(1))
+        setup.live.play(lambda _: None)
+        assert await setup.fallback.publish(a_message(2)) == "confirmed"
+
+    run(path, scenario, publish_timeout=0.1)
+
+
 # --- order ----------------------------------------------------------------------------------------------------------
 
 
@@ -346,7 +384,9 @@ def test_what_waits_for_spooled_ones_does_so_for_a_moment_only(path):
         await almost_drained(setup)
         assert await asyncio.wait_for(setup.fallback.publish(a_message(1)), 5) == "spooled"
         assert len(setup.drain.waiting) == 1
-        assert await setup.fallback.publish(a_message(2)) == "spooled"
+        next_one = setup.fallback.publish(a_message(2))
+        assert setup.fallback.stats.waiting == 0  # none waits again so soon
+        assert await next_one == "spooled"
         setup.drain.play(lambda _: None)
         await until_drained(setup)
         assert receipts(setup.drain.taken) == names(0, 1, 2)
@@ -384,8 +424,11 @@ def test_close_spools_what_waits_for_spooled_ones(path):
     async def scenario(setup):
         await almost_drained(setup)
         answers = [setup.fallback.publish(a_message(n)) for n in (1, 2)]
-        await setup.fallback.close()
-        assert [answer.result() for answer in answers] == ["spooled"] * 2
+        closing = asyncio.ensure_future(setup.fallback.close())
+        await asyncio.sleep(0)
+        assert setup.fallback.stats.waiting == 0
+        assert await asyncio.gather(*answers) == ["spooled"] * 2
+        await closing
         assert await setup.held() == names(0, 1, 2)
 
     run(path, scenario, publish_timeout=0.2)
