@@ -213,9 +213,9 @@ def test_a_mistake_is_one_line_and_status_2(arguments, told, monkeypatch):
         (["serve", "--jwt-secret-file", "empty.key"], {}, "empty.key is empty; it must hold the secret"),
         (["serve", "--jwt-public-key-file", "jwt.key"], {}, "jwt_public_key_file holds no PEM public key"),
         (
-            ["serve", "--jwt-secret-file", "jwt.key", "--broker", "amqp://u:hunter2@a"],
+            ["serve", "--jwt-secret-file", "jwt.key", "--broker", "amqp://u:hunter2@a:99999"],
             {},
-            "broker: this version cannot",
+            "broker: 'amqp://***@a:99999' (by the flag --broker) is not allowed",
         ),
         (["serve", "--jwt-secret-file", "jwt.key", "--state-dir", "jwt.key/state"], {}, "jwt.key"),
         (
