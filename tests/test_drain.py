@@ -198,6 +198,26 @@ def test_after_a_nack_nothing_of_a_hook_is_in_flight_beside_another(path):
     run(path, scenario)
 
 
+def test_a_nack_in_the_drain_ends_its_haste(path):
+    async def scenario(setup):
+        await backlog(setup, *(a_message(n) for n in range(30)))
+        for _ in range(10):
+            await until(lambda: setup.drain.waiting)
+            setup.drain.answer()
+        await until(lambda: len(setup.drain.waiting) > 2)
+        while setup.drain.waiting:
+            setup.drain.answer(Nacked("queue full"))
+        while setup.fallback.stats.hooks_behind:
+            await until(lambda: setup.drain.waiting)
+            await asyncio.sleep(0.005)
+            assert len(setup.drain.waiting) == 1
+            setup.drain.answer()
+            await asyncio.sleep(0.005)
+        assert receipts(setup.drain.taken) == names(*range(30))
+
+    run(path, scenario)
+
+
 def test_an_unknown_outcome_is_tried_again_with_the_same_receipt(path):
     async def scenario(setup):
         await backlog(setup, *(a_message(n) for n in range(3)))
