@@ -391,7 +391,7 @@ async def test_an_issuer_that_is_away_is_not_asked_more_often_than_allowed(stand
 
 @pytest.mark.parametrize("fault", ["500", "html", "silent", "reset halfway", "down"])
 @pytest.mark.gen_test(timeout=20)
-async def test_old_keys_stay_while_fetching_fails(stand_in, made, fault, patience, capsys):
+async def test_old_keys_stay_while_fetching_fails(stand_in, made, fault, patience, capsys, caplog):
     jwks = await made(stand_in.jwks_url, every=0.05, apart=0.05)
     await eventually(lambda: jwks.loaded)
     patience(0.5 if fault in ENDLESS else 20)
@@ -409,19 +409,19 @@ async def test_old_keys_stay_while_fetching_fails(stand_in, made, fault, patienc
     stand_in.fault = None
     patience(20)
     await eventually(lambda: [key.kid for key in jwks.keys] == ["b"])
-    told = capsys.readouterr().out.count("the key set cannot be fetched")
+    told = (capsys.readouterr().out + caplog.text).count("the key set cannot be fetched")
     assert 1 <= told < jwks.fetches["failed"]  # one for each time that it began to fail
 
 
 @pytest.mark.gen_test
-async def test_a_set_without_keys_withdraws_them_all(stand_in, made, capsys):
+async def test_a_set_without_keys_withdraws_them_all(stand_in, made, capsys, caplog):
     jwks = await made(stand_in.jwks_url, every=0.05)
     await eventually(lambda: jwks.keys)
     stand_in.key_set = {"keys": []}
     await eventually(lambda: not jwks.keys)
     with pytest.raises(Unauthenticated, match="not known"):
         await tenant(jwks, token(RSA, "RS256", "a"))
-    assert "holds no key that bearer tokens may be signed with" in capsys.readouterr().out
+    assert "holds no key that bearer tokens may be signed with" in capsys.readouterr().out + caplog.text
 
 
 @pytest.mark.gen_test(timeout=20)

@@ -21,7 +21,7 @@ def test_killed(scenario: Begin, broker: RabbitMQ, rounds: int) -> None:
             assert "broker down" in run.reasons()
             broker.start()
         run.live_again()
-        assert run.reasons() == "ok"
+        until(lambda: run.reasons() == "ok")
     run.end(duplicates=True)
 
 
@@ -58,7 +58,7 @@ def test_alarm(scenario: Begin, broker: RabbitMQ, rounds: int, resource: str) ->
             assert "broker blocked" in run.reasons()
             broker.alarm(resource, on=False)
         run.live_again()
-        assert run.reasons() == "ok"
+        until(lambda: run.reasons() == "ok")
     run.end(duplicates=True)
 
 
@@ -84,7 +84,7 @@ def test_queue_unbound(scenario: Begin, rounds: int) -> None:
             until(lambda: "unroutable" in run.reasons())
             declare(run.url)
         run.live_again()
-        assert run.reasons() == "ok"
+        until(lambda: run.reasons() == "ok")
     run.end()
 
 
@@ -99,7 +99,7 @@ def test_queue_full(scenario: Begin, rounds: int) -> None:
             run.wait_for("spooled")
             run.collector.release()
         run.live_again()
-    run.end()
+    run.end(duplicates=True)  # what a busy machine answers after the deadline was taken all the same
 
 
 def test_permissions_revoked(scenario: Begin, broker: RabbitMQ, rounds: int) -> None:
@@ -113,7 +113,7 @@ def test_permissions_revoked(scenario: Begin, broker: RabbitMQ, rounds: int) -> 
             assert "broker down" in run.reasons()
             broker.allow(USER, run.vhost)
         run.live_again()
-        assert run.reasons() == "ok"
+        until(lambda: run.reasons() == "ok")
     run.end(duplicates=True)
 
 

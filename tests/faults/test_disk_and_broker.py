@@ -41,7 +41,7 @@ def test_slow(scenario: Begin, tmp_path: Path) -> None:
             run.proxy.refuse()
             run.wait_for("spooled", 100)
             run.proxy.heal()
-        until(lambda: "ok" in run.reasons())
+        run.live_again()
     run.end(duplicates=True, latest=LATEST)
 
 

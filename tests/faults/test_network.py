@@ -33,7 +33,7 @@ def test_lasting_fault(scenario: Begin, rounds: int, kind: str) -> None:
             run.wait_for("spooled", 200)
             run.proxy.heal()
         run.live_again()
-        assert run.reasons() == "ok"
+        until(lambda: run.reasons() == "ok")
     run.end(duplicates=True)
 
 
