@@ -19,6 +19,7 @@ from webhookd.adapters.amqp import AmqpLink
 from webhookd.adapters.amqp_access import Access
 from webhookd.adapters.fallback import Fallback
 from webhookd.adapters.memory import MemoryPublisher
+from webhookd.adapters.paced import PacedLink
 from webhookd.adapters.spool import Spool
 from webhookd.errors import ShareExceeded, Unpublished
 from webhookd.model import Message
@@ -167,7 +168,8 @@ class InBoth(InRabbitMQ):
     async def open(self) -> Publisher:
         links = [await super(InBoth, self).open() for _ in range(3)]
         spool = await self.spool.open()
-        fallback = await Fallback.open(spool, *links, publish_timeout=30, publish_window=1024)
+        live, large, drain = links
+        fallback = await Fallback.open(spool, live, PacedLink(large), drain, publish_timeout=30, publish_window=1024)
         return Whole(fallback, [*links, spool])
 
     async def consume(self) -> list[Message]:

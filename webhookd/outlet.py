@@ -43,12 +43,13 @@ class Outlet:
         if settings.broker == "spool:":
             return cls(spool)
         from webhookd.adapters.fallback import Fallback  # noqa: PLC0415 - see above
+        from webhookd.adapters.paced import PacedLink  # noqa: PLC0415
 
         live, large, drain = (_link(settings, purpose, stack) for purpose in LINKS)
         fallback = await Fallback.open(
             spool,
             live,
-            large,
+            PacedLink(large),
             drain,
             publish_timeout=settings.publish_timeout,
             publish_window=settings.publish_window,

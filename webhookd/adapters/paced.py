@@ -1,0 +1,106 @@
+"""A Link that leaves the broker time for others: for large bodies, which the small ones would wait behind."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from functools import partial
+
+from webhookd.model import Message
+from webhookd.ports import Durable, Link, LinkState
+
+TURN = 4 * 1024 * 1024
+"""The bytes of bodies that are given to the broker at a time, if that is more than one body."""
+REST = 2.0
+"""How long the broker is left alone after a turn, in times of what the turn took."""
+LONGEST_REST = 1.0
+"""Seconds: a broker that takes longer over a turn is slow for other reasons."""
+
+Waiting = tuple[Message, asyncio.Future[Durable]]
+
+
+class PacedLink:
+    """`link`, given its messages in turns: up to TURN bytes, and after their answers a rest.
+
+    RabbitMQ reads, copies and syncs a large body as a whole; what the rests leave free is for everybody else. Whoever
+    cancels a message that waits for its turn has it never sent.
+    """
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._loop = asyncio.get_running_loop()
+        self._waiting: deque[Waiting] = deque()
+        self._unanswered = 0
+        self._began = 0.0
+        self._rest: asyncio.TimerHandle | None = None
+        link.on_change(self._changed)
+
+    @property
+    def state(self) -> LinkState:
+        """As the port promises."""
+        return self._link.state
+
+    @property
+    def fault(self) -> str | None:
+        """As the port promises."""
+        return self._link.fault
+
+    def on_change(self, changed: Callable[[], None]) -> None:
+        """As the port promises."""
+        self._link.on_change(changed)
+
+    def publish(self, message: Message) -> asyncio.Future[Durable]:
+        """As the port promises."""
+        if self.state != "up":
+            return self._link.publish(message)
+        answer: asyncio.Future[Durable] = self._loop.create_future()
+        self._waiting.append((message, answer))
+        if not self._unanswered and self._rest is None:
+            self._turn()
+        return answer
+
+    async def close(self) -> None:
+        """As the port promises."""
+        await self._link.close()
+        self._turn()
+
+    def _changed(self) -> None:
+        """Let go of what waits once the link takes nothing: it fails there, at once."""
+        if self.state != "up":
+            self._turn()
+
+    def _turn(self) -> None:
+        """Give the link what comes next; all, where it takes nothing anyway."""
+        if self._rest is not None:
+            self._rest.cancel()
+            self._rest = None
+        self._began = self._loop.time()
+        size = 0
+        while self._waiting and (self.state != "up" or not size or size + len(self._waiting[0][0].body) <= TURN):
+            message, answer = self._waiting.popleft()
+            if answer.done():
+                continue
+            size += len(message.body)
+            self._unanswered += 1
+            sent = self._link.publish(message)
+            sent.add_done_callback(partial(self._answered, answer))
+            answer.add_done_callback(partial(_give_up, sent))
+
+    def _answered(self, answer: asyncio.Future[Durable], sent: asyncio.Future[Durable]) -> None:
+        self._unanswered -= 1
+        if not answer.done():
+            if sent.cancelled():
+                answer.cancel()
+            elif (error := sent.exception()) is not None:
+                answer.set_exception(error)
+            else:
+                answer.set_result(sent.result())
+        if not self._unanswered and self._rest is None:
+            rest = min((self._loop.time() - self._began) * REST, LONGEST_REST)
+            self._rest = self._loop.call_later(rest, self._turn)
+
+
+def _give_up(sent: asyncio.Future[Durable], answer: asyncio.Future[Durable]) -> None:
+    if answer.cancelled():
+        sent.cancel()
