@@ -15,6 +15,7 @@ ETCD = "etcd://127.0.0.1:1/webhookd"
 
 def test_a_store_of_one_daemon_is_not_remembered(tmp_path):
     with StateDir.claim(tmp_path / "state") as state:
+        state.remembered_db("/prefix a:1").touch()
         store = hook_store(Settings(state_dir=state.path), state)
         assert isinstance(store, SqliteStore)
         assert store.path == state.hooks_db

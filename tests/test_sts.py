@@ -397,7 +397,7 @@ async def test_probe_of_an_sts_that_answers(stand_in, status):
 
 
 @pytest.mark.gen_test(timeout=20)
-async def test_probe_says_what_is_wrong(stand_in, patience, tmp_path):
+async def test_probe_says_what_is_wrong(stand_in, patience, tmp_path, caplog):
     tls = trust(None, "sts_cafile")
     for fault, words in (("404", "status 404"), ("redirect", "status 302"), ("html", "no JSON"), ("silent", "within")):
         stand_in.fault = fault
@@ -416,8 +416,10 @@ async def test_probe_says_what_is_wrong(stand_in, patience, tmp_path):
         with pytest.raises(ConfigurationError, match="its name was not found"):
             await probe(f"http://{name}", tls)
     strange = Certificates(tmp_path / "ca").server()
+    caplog.clear()
     with StandIn(strange) as other, pytest.raises(ConfigurationError, match="its certificate is not trusted"):
         await probe(other.url, tls)
+    assert caplog.records == []  # what was wrong is told once, by whoever asked
 
 
 # --- the daemon ------------------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ def hook_store(settings: Settings, statedir: StateDir) -> HookStore:
     if settings.store.startswith("sqlite:"):
         from webhookd.adapters.sqlite import SqliteStore  # noqa: PLC0415 - see above
 
+        statedir.forget_stores()
         return SqliteStore(sqlite_path(settings.store))
     from webhookd.adapters.remembered import Remembered  # noqa: PLC0415
 

@@ -29,15 +29,16 @@ class StateDir:
         self._lock: int | None = lock
 
     def remembered_db(self, store: str) -> Path:
-        """Return the file that remembers the hooks of the shared store called `store`.
-
-        What is there of any other store is removed: nobody will ask for it, and it holds secrets.
-        """
+        """Return the file that remembers the hooks of the shared store called `store`; forgets those of any other."""
         path = self.path / f"remembered-{hashlib.sha256(store.encode()).hexdigest()[:16]}.db"
-        for other in self.path.glob("remembered-*"):
-            if not other.name.startswith(path.name):
-                other.unlink()
+        self.forget_stores(but=path.name)
         return path
+
+    def forget_stores(self, but: str = "/") -> None:
+        """Remove what is remembered of stores no longer in use: nobody will ask for it, and it holds secrets."""
+        for other in self.path.glob("remembered-*"):
+            if not other.name.startswith(but):
+                other.unlink()
 
     @classmethod
     def claim(cls, path: Path) -> Self:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import logging
 import socket
 import ssl
 from dataclasses import dataclass, field
@@ -29,6 +30,14 @@ AT_A_TIME = 20
 """How many exchanges with one neighbour may be in work; what comes beyond waits for its turn."""
 MAX_HEADER = 16 * 1024
 PORTS = {"http": 80, "https": 443}
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Return False for what Tornado logs of a failed TLS handshake: whoever asked is told, and tells the operator."""
+    return not record.getMessage().startswith("SSL Error on")
+
+
+logging.getLogger("tornado.general").addFilter(_is_news)
 
 
 class Unanswered(Exception):
