@@ -37,6 +37,8 @@ _UTF8_SLICE = 64 * 1024
 
 def check_content_type(value: str | None) -> None:
     """Raise `UnsupportedContentType` unless a `;`-separated part of the header names JSON."""
+    if value == "application/json":
+        return  # as nearly all senders write it
     if value is None:
         raise UnsupportedContentType("the Content-Type header is missing: send application/json")
     parts = [part.strip() for part in value.split(";")]
@@ -52,8 +54,10 @@ def check_content_type(value: str | None) -> None:
 
 def content_encoding(value: str | None) -> Encoding | None:
     """Return how the body is compressed, None if it is not; raises `UnsupportedContentEncoding`."""
+    if value is None:
+        return None
     try:
-        return _ENCODINGS[(value or "").strip().lower()]
+        return _ENCODINGS[value.strip().lower()]
     except KeyError:
         raise UnsupportedContentEncoding(
             "the Content-Encoding is not supported: send gzip, deflate or none, and only one"

@@ -77,6 +77,8 @@ class Hook(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=Tr
 
     def valid_secrets(self, now_ms: int) -> tuple[str, ...]:
         """Return the secrets that are valid at `now_ms` (ms since the epoch), newest first."""
+        if not self.secrets:
+            return ()
         return tuple(s.value for s in self.secrets if s.until is None or s.until > now_ms)
 
 
