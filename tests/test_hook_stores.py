@@ -336,6 +336,20 @@ def test_everything_is_there_after_reopening(try_durable):
     try_durable(before, after)
 
 
+def test_what_hooks_have_in_common_is_in_memory_once(try_durable):
+    async def before(store):
+        for event in ("push", "fork"):
+            await store.put(a_hook(event, ts_field="repository.pushed_at"))
+
+    async def after(store):
+        one, other = (await all_of(store)).values()
+        for name in ("api_token", "tenant", "datasource", "ts_field", "base_url"):
+            assert getattr(one, name) is getattr(other, name)
+        assert one.event != other.event
+
+    try_durable(before, after)
+
+
 def test_after_close_every_call_says_so(try_durable):
     async def scenario(store):
         written = await store.put(a_hook())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, NewType
@@ -59,6 +60,19 @@ class Hook(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=Tr
     def __repr__(self) -> str:
         """Keep tokens and secrets out of logs and tracebacks."""
         return f"Hook(tenant={self.tenant!r}, datasource={self.datasource!r}, event={self.event!r})"
+
+    def stored(self, revision: int) -> Hook:
+        """Return this hook as the store has it at `revision`; what many hooks have in common is in memory once."""
+        return msgspec.structs.replace(
+            self,
+            api_token=sys.intern(self.api_token),
+            tenant=sys.intern(self.tenant),
+            datasource=sys.intern(self.datasource),
+            event=sys.intern(self.event),
+            ts_field=None if self.ts_field is None else sys.intern(self.ts_field),
+            base_url=sys.intern(self.base_url),
+            revision=revision,
+        )
 
     @property
     def hook_url(self) -> str:

@@ -74,7 +74,7 @@ def decoded(pair: Any) -> Hook:
         raise StoreError(f"the record cannot be decoded: {error}") from None
     if not (NAME.fullmatch(hook.tenant) and NAME.fullmatch(hook.datasource) and EVENT_NAME.fullmatch(hook.event)):
         raise StoreError("the record has a tenant, datasource or event of the wrong form")
-    return msgspec.structs.replace(hook, revision=pair.mod_revision)
+    return hook.stored(pair.mod_revision)
 
 
 def end_of(prefix: bytes) -> bytes:

@@ -221,7 +221,7 @@ def decode(record: bytes, revision: int) -> Hook:
         hook = msgspec.json.decode(record, type=Hook)
     except (msgspec.MsgspecError, UnicodeDecodeError, TypeError) as error:
         raise StoreError(f"a record cannot be decoded: {error}") from error
-    return msgspec.structs.replace(hook, revision=revision)
+    return hook.stored(revision)
 
 
 def _readable(rows: Iterable[tuple[str, str, str, bytes, int]]) -> Iterable[Hook]:
