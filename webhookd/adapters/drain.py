@@ -188,7 +188,7 @@ class Drain:
         self.repeated += sum(isinstance(error, OutcomeUnknown) for _, error in turn.failures)
         if isinstance(error, Unroutable):
             if entry.state is not State.UNROUTABLE:
-                log.warning("no queue takes what a hook publishes", routing_key=_routing_key(entry))
+                log.warning("no queue takes what a hook publishes", routing_key=entry.message.routing_key)
             self._records.mark(entry.seq, State.UNROUTABLE, str(error))
         elif not isinstance(error, NotSent):
             self._records.mark(entry.seq, State.WAITING, str(error))
@@ -248,11 +248,7 @@ class Drain:
         turn.heard(entry)
 
     def _set_aside(self, turn: Turn, entry: Entry, reason: str) -> None:
-        log.error("message set aside", receipt=entry.receipt, routing_key=_routing_key(entry), reason=reason)
+        log.error("message set aside", receipt=entry.receipt, routing_key=entry.message.routing_key, reason=reason)
         self.set_aside += 1
         self._records.mark(entry.seq, State.SET_ASIDE, reason)
         self._lines.gone(turn.line)
-
-
-def _routing_key(entry: Entry) -> str:
-    return f"event.{entry.tenant}.{entry.datasource}.{entry.event}"

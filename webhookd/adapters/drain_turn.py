@@ -10,7 +10,6 @@ from webhookd.adapters.lane import Lane
 from webhookd.adapters.lines import Line, Lines
 from webhookd.adapters.spool import Entry, Spool
 from webhookd.errors import Unpublished
-from webhookd.model import Message
 
 READ = 64
 """Messages of one reading."""
@@ -107,7 +106,7 @@ class Turn:
         self._bytes += entry.bytes
         self.published += 1
         self._records.taken.add(entry.seq)
-        lane.publish(message_of(entry), Attempt(self, entry))
+        lane.publish(entry.message, Attempt(self, entry))
         if limit == 1:
             await self._fewer_than(1)
         self.over |= self.retry
@@ -145,17 +144,3 @@ class Turn:
             self._waiter = asyncio.get_running_loop().create_future()
             await self._waiter
             self._waiter = None
-
-
-def message_of(entry: Entry) -> Message:
-    """Return the message as it was when it was accepted."""
-    return Message(
-        receipt=entry.receipt,
-        hook=entry.hook,
-        tenant=entry.tenant,
-        datasource=entry.datasource,
-        event=entry.event,
-        received_at=entry.received_at,
-        headers=entry.headers,
-        body=entry.body or b"",
-    )

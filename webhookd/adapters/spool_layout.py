@@ -8,7 +8,7 @@ from typing import Self
 
 import msgspec
 
-from webhookd.model import HeaderValue
+from webhookd.model import HeaderValue, Message
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -84,6 +84,20 @@ class Entry(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     def __repr__(self) -> str:
         """Keep the hook's token and the body out of logs and tracebacks."""
         return f"Entry(seq={self.seq}, receipt={self.receipt!r}, state={self.state.value!r}, {self.bytes} bytes)"
+
+    @property
+    def message(self) -> Message:
+        """The message as it was when it was accepted; without headers and body where they are not here."""
+        return Message(
+            receipt=self.receipt,
+            hook=self.hook,
+            tenant=self.tenant,
+            datasource=self.datasource,
+            event=self.event,
+            received_at=self.received_at,
+            headers=self.headers,
+            body=self.body or b"",
+        )
 
 
 class SpoolStats(msgspec.Struct, frozen=True, gc=False, kw_only=True):

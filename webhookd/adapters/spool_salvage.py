@@ -105,14 +105,4 @@ def _message(db: sqlite3.Connection, row: object) -> tuple[Message, State] | Non
     whole = complete(db, entry, blob, check)
     if whole.body is None:
         return None
-    message = Message(
-        receipt=whole.receipt,
-        hook=whole.hook,
-        tenant=whole.tenant,
-        datasource=whole.datasource,
-        event=whole.event,
-        received_at=whole.received_at,
-        headers=whole.headers,
-        body=whole.body,
-    )
-    return message, State.WAITING if whole.state is State.UNROUTABLE else whole.state
+    return whole.message, State.WAITING if whole.state is State.UNROUTABLE else whole.state

@@ -99,9 +99,8 @@ def _spooled(settings: Settings, tenant: str | None, *, following: bool) -> Iter
 def _shown(pages: Iterator[Page]) -> Iterator[Shown]:
     for page in pages:
         for entry in page.entries:
-            key = f"event.{entry.tenant}.{entry.datasource}.{entry.event}"
             text = None if entry.body is None else entry.body.decode()
-            yield Shown(entry, key, entry.bytes, text, entry.reason)
+            yield Shown(entry, entry.message.routing_key, entry.bytes, text, entry.reason)
         sys.stdout.flush()
 
 
