@@ -124,7 +124,7 @@ def _prove_writable(lock: int, path: Path) -> None:
     try:
         os.ftruncate(lock, 0)
         os.pwrite(lock, f"{os.getpid()}\n".encode(), 0)
-        os.close(os.open(path / "probe", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        (path / "probe").touch(0o600)
         (path / "probe").unlink()
     except OSError as error:
         if error.errno == errno.ENOSPC:

@@ -12,7 +12,7 @@ from typing import Self
 from webhookd.adapters.spool_disk import file_size
 from webhookd.adapters.spool_layout import LINE_ENTRY, PAGE, Sizes, State
 from webhookd.adapters.spool_rows import Rows
-from webhookd.adapters.spool_schema import Unusable, connect, create
+from webhookd.adapters.spool_schema import Unusable, connect
 from webhookd.adapters.spool_wal import Wal
 
 COPIED = 1024
@@ -116,7 +116,7 @@ class SpoolDb:
         """
         path = self.path.with_name(f"{self.path.name}.new")
         path.unlink(missing_ok=True)
-        create(path)
+        path.touch(0o600)
 
         def progress(_status: int, remaining: int, _total: int) -> None:
             if remaining:

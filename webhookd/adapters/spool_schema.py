@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from pathlib import Path
 
@@ -51,7 +50,7 @@ class Unusable(sqlite3.OperationalError):
 def connect(path: Path) -> sqlite3.Connection:
     """Open or create the file for writing, 0600; raises sqlite3.Error, OSError, ConfigurationError."""
     if not path.exists():
-        create(path)
+        path.touch(0o600)
     db = sqlite3.connect(path, isolation_level=None, timeout=0.2, check_same_thread=False, cached_statements=256)
     try:
         _prepare(db, path)
@@ -60,11 +59,6 @@ def connect(path: Path) -> sqlite3.Connection:
         db.close()
         raise
     return db
-
-
-def create(path: Path) -> None:
-    """Make an empty file that only its owner can read."""
-    os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
 
 
 def _prepare(db: sqlite3.Connection, path: Path) -> None:

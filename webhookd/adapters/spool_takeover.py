@@ -12,7 +12,6 @@ import structlog
 from webhookd.adapters.spool_disk import damaged_files, salvaged
 from webhookd.adapters.spool_layout import State
 from webhookd.adapters.spool_salvage import Salvage, Salvaged
-from webhookd.adapters.spool_schema import create
 from webhookd.errors import Unpublished
 from webhookd.model import Message
 from webhookd.ports import Durable
@@ -63,7 +62,7 @@ class Takeover:
             while not self._closing.is_set():
                 batch = await asyncio.to_thread(salvage.next_batch)
                 if not batch:
-                    await asyncio.to_thread(create, salvaged(aside))
+                    await asyncio.to_thread(salvaged(aside).touch, 0o600)
                     log.warning(
                         "what is readable of a damaged spool was taken over",
                         file=aside.name,

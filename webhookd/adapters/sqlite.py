@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import sqlite3
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -192,7 +191,7 @@ def connect(path: Path) -> sqlite3.Connection:
     """Open or create the file, 0600 and durable; raises sqlite3.Error or StoreError."""
     new = not path.exists()
     if new:
-        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+        path.touch(0o600)
     db = sqlite3.connect(path, isolation_level=None, timeout=5, check_same_thread=False)
     try:
         _prepare(db)
