@@ -18,7 +18,7 @@ from harness import Daemon, free_port, mint, request, until
 from sts import ENDLESS, FAULTS, StandIn, eventually
 from tornado.iostream import IOStream
 
-from webhookd.adapters import fetch
+from webhookd.adapters import fetch, names
 from webhookd.adapters import sts as adapter
 from webhookd.adapters.fetch import AT_A_TIME, trust
 from webhookd.adapters.names import LOOKUPS_AT_A_TIME
@@ -330,7 +330,7 @@ async def test_no_connection_outlives_its_caller(tmp_path, patience, tls):
 
 @pytest.mark.gen_test(timeout=20)
 async def test_the_next_address_of_a_name_is_tried(tmp_path, monkeypatch):
-    monkeypatch.setattr(fetch, "NEXT_ADDRESS", 0.3)
+    monkeypatch.setattr(names, "NEXT_ADDRESS", 0.3)
     authority = Certificates(tmp_path / "ca")
     with StandIn(authority.server()) as stand_in, socket.create_server(("127.0.0.1", 0)) as mute:
         stand_in.documents[TOKEN] = {"tenantId": 42}

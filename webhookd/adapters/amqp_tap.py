@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 import ssl
 from typing import Any, Protocol, cast
 
@@ -11,7 +10,7 @@ from aiormq.connection import TransportFactory
 
 from webhookd.adapters.amqp_access import Address
 from webhookd.adapters.amqp_frames import HEARTBEAT_FRAME, FrameError, Incoming
-from webhookd.adapters.names import NEXT_ADDRESS, Names
+from webhookd.adapters.names import Names
 
 SIGN_OF_LIFE = 1.0
 """Seconds: aiormq, which takes a connection without frames for dead, is shown a heartbeat this often in their stead."""
@@ -113,17 +112,10 @@ class TapFactory(TransportFactory):
 
     async def create(self, *_: Any, **__: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """As aiormq asks for it: connect to the first address of the name that takes us."""
-        addresses = await self._names.addresses(self._address.host, self._address.port)
-        for left, (_family, address) in zip(reversed(range(len(addresses))), addresses, strict=True):
-            try:
-                async with asyncio.timeout(NEXT_ADDRESS if left else None):
-                    return await self._connect(*address[:2])
-            except OSError:
-                if not left:
-                    raise
-        raise socket.gaierror
+        return await self._names.connected(self._address.host, self._address.port, self._connect)
 
-    async def _connect(self, host: str, port: int) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def _connect(self, _family: int, address: Any) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        host, port, *_ = address
         loop = asyncio.get_running_loop()
         tap = self.tap = Tap(self._watcher, loop)
         name = self._address.host if self._context else None

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import contextlib
 import logging
 import socket
 import ssl
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from tornado.http1connection import HTTP1Connection, HTTP1ConnectionParameters
@@ -21,7 +21,7 @@ from tornado.httputil import (
 )
 from tornado.iostream import IOStream, SSLIOStream, StreamClosedError, UnsatisfiableReadError
 
-from webhookd.adapters.names import NEXT_ADDRESS, Names
+from webhookd.adapters.names import Names
 from webhookd.errors import ConfigurationError
 
 PATIENCE = 3.0
@@ -132,7 +132,7 @@ class Fetcher:
         return answer
 
     async def _exchange(self, target: str) -> Answer:
-        stream = await self._connect()
+        stream = await self._names.connected(self._host, self._port, self._connect)
         try:
             stream.set_nodelay(True)
             limits = HTTP1ConnectionParameters(no_keep_alive=True, max_header_size=MAX_HEADER, max_body_size=self._most)
@@ -145,23 +145,14 @@ class Fetcher:
             stream.close()
         return answer
 
-    async def _connect(self) -> IOStream:
-        """Return a connection to the first address that takes one."""
-        addresses = await self._names.addresses(self._host, self._port)
-        for left, (family, address) in zip(reversed(range(len(addresses))), addresses, strict=True):
-            with contextlib.ExitStack() as unless_connected:
-                stream = self._stream(socket.socket(family))
-                unless_connected.callback(stream.close)
-                try:
-                    async with asyncio.timeout(NEXT_ADDRESS if left else None):
-                        await stream.connect(address, server_hostname=self._host)
-                except OSError:
-                    if not left:
-                        raise
-                else:
-                    unless_connected.pop_all()
-                    return stream
-        raise socket.gaierror
+    async def _connect(self, family: int, address: Any) -> IOStream:
+        stream = self._stream(socket.socket(family))
+        try:
+            await stream.connect(address, server_hostname=self._host)
+        except BaseException:
+            stream.close()
+            raise
+        return stream
 
     def _stream(self, sock: socket.socket) -> IOStream:
         room = self._most + MAX_HEADER

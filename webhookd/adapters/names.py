@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import socket
 import threading
+from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 
 LOOKUPS_AT_A_TIME = 2
 """How many names may be looked up; what comes beyond waits, within its own deadline."""
@@ -16,6 +17,7 @@ NEXT_ADDRESS = 1.0
 
 Addresses = list[tuple[int, Any]]
 """Addresses of a name, each behind its family."""
+Connection = TypeVar("Connection")
 
 
 class Names:
@@ -28,7 +30,22 @@ class Names:
     def __init__(self) -> None:
         self._turns = asyncio.Semaphore(LOOKUPS_AT_A_TIME)
 
-    async def addresses(self, host: str, port: int) -> Addresses:
+    async def connected(self, host: str, port: int, connect: Callable[[int, Any], Awaitable[Connection]]) -> Connection:
+        """Return the connection that `connect` makes, given family and address, to the first address that takes one.
+
+        Raises `OSError` or `UnicodeError`.
+        """
+        addresses = await self._addresses(host, port)
+        for left, (family, address) in zip(reversed(range(len(addresses))), addresses, strict=True):
+            try:
+                async with asyncio.timeout(NEXT_ADDRESS if left else None):
+                    return await connect(family, address)
+            except OSError:
+                if not left:
+                    raise
+        raise socket.gaierror
+
+    async def _addresses(self, host: str, port: int) -> Addresses:
         """Return where the name is; raises `OSError` or `UnicodeError`."""
         await self._turns.acquire()  # given back when the thread ends, which may be long after the caller has left
         loop = asyncio.get_running_loop()
