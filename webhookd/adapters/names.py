@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import os
 import socket
 import threading
 from collections.abc import Awaitable, Callable
@@ -61,7 +63,11 @@ class Names:
             with contextlib.suppress(RuntimeError):  # the event loop is closed
                 loop.call_soon_threadsafe(self._end, found, settle)
 
-        threading.Thread(target=look_up, name="name lookup", daemon=True).start()
+        try:
+            threading.Thread(target=look_up, name="name lookup", daemon=True).start()
+        except RuntimeError as error:  # as many threads run as may
+            self._turns.release()
+            raise OSError(errno.EAGAIN, f"no thread for a name lookup: {os.strerror(errno.EAGAIN)}") from error
         return await found
 
     def _end(self, found: asyncio.Future[Addresses], settle: partial[None]) -> None:
