@@ -103,7 +103,7 @@ def test_lines_are_found_without_a_look_at_the_rest(path, hooks):
             return len(steps) - before
 
         async def look() -> tuple[int, int]:
-            return await work(lambda: spool.line(f"{0:040x}", limit=5)), await work(lambda: spool.next_waiting(limit=5))
+            return await work(lambda: spool.line(f"{0:040x}", limit=5)), await work(spool.next_waiting)
 
         await publish(spool, *(a_message(n, hook=f"{n % hooks:040x}") for n in range(3000)))
         await spool.entries(limit=1)

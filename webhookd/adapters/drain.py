@@ -72,8 +72,7 @@ class Drain:
     async def load(self) -> None:
         """Learn what an earlier run has left, oldest first; raises SpoolError."""
         left = await self._spool.hooks_waiting()
-        oldest = await self._spool.next_waiting(limit=len(left))
-        for entry in oldest:
+        for entry in await self._spool.next_waiting():
             line = self._lines.found(entry.hook)
             line.left = left.get(entry.hook, 1)
             line.counted = entry.hook in left

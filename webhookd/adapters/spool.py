@@ -125,9 +125,9 @@ class Spool:
             raise SpoolError(self._file.failing or CLOSED)
         return db.rows.lines.waiting.copy()
 
-    async def next_waiting(self, *, limit: int = MANY) -> list[Entry]:
+    async def next_waiting(self) -> list[Entry]:
         """Return the first message of each hook that has any to be published, in order, without bodies."""
-        return await self._read(partial(self._reader.first_of_hooks, limit))
+        return await self._read(self._reader.first_of_hooks)
 
     async def line(self, hook: str, *, after: int = 0, limit: int = MANY, max_bytes: int = MIB) -> list[Entry]:
         """Return a hook's messages that are to be published (waiting or unroutable), in order, with bodies."""

@@ -42,11 +42,7 @@ WITH RECURSIVE line (hook) AS (
 )
 SELECT {FIELDS} FROM line CROSS JOIN hook AS h ON h.id = line.hook CROSS JOIN message AS m
 ON m.seq = (SELECT min(seq) FROM message WHERE state < 4 AND hook = line.hook)
-ORDER BY m.seq LIMIT ?1"""  # noqa: S608
-FIRST_OF_HOOKS_NEAR = f"""
-SELECT {FIELDS} FROM message AS m CROSS JOIN hook AS h ON h.id = m.hook WHERE m.seq IN (
-    SELECT min(seq) FROM (SELECT seq, hook, state FROM message ORDER BY seq LIMIT ?2) WHERE state < 4 GROUP BY hook
-) ORDER BY m.seq LIMIT ?1"""  # noqa: S608
+ORDER BY m.seq"""  # noqa: S608
 BODY = "SELECT id, data, head FROM body WHERE id >= ? AND id < ? ORDER BY id"
 
 
@@ -96,19 +92,10 @@ class Reader:
             (newest,) = db.execute("SELECT max(seq) FROM message").fetchone()
         return newest or 0
 
-    def first_of_hooks(self, limit: int) -> list[Entry]:
-        """Return the first message of each hook that has any to be published, in order.
-
-        Where so many hooks have some among the oldest messages, nobody need look at the other hooks.
-        """
-        file = self._file.db
-        rows: list[Any] = []
+    def first_of_hooks(self) -> list[Entry]:
+        """Return the first message of each hook that has any to be published, in order."""
         with self._transaction() as db:
-            if file is not None and len(file.rows.lines.waiting) > limit:
-                rows = db.execute(FIRST_OF_HOOKS_NEAR, (limit, WINDOW)).fetchall()
-            if len(rows) < limit:
-                rows = db.execute(FIRST_OF_HOOKS, (limit,)).fetchall()
-        return [entry_of(row)[0] for row in rows]
+            return [entry_of(row)[0] for row in db.execute(FIRST_OF_HOOKS)]
 
     def close(self) -> None:
         """Let go of the file."""
