@@ -141,11 +141,11 @@ async def test_a_broker_that_is_stopped_costs_the_first_their_deadline(own_rabbi
             running.slowest = 0.0
             await running.traffic(3)
             assert running.slowest < 1
-            assert running.fallback.stats.silent
+            assert running.fallback.fault == "it does not answer"
         finally:
             broker.resume()
         await running.drained()
-        assert not running.fallback.stats.silent
+        assert running.fallback.fault is None
         assert await running.deliver() == "confirmed"
         await running.check(far)
 

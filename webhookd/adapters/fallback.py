@@ -39,8 +39,8 @@ class FallbackStats(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """What a Fallback did so far, and how it stands.
 
     `spooled` is by reason. `waiting`: messages that wait for the broker now. `hooks_behind`: hooks with messages in
-    the spool; `hooks_unroutable`: those of them whose oldest message no queue takes. `silent`: a link does not answer.
-    `repeated`: messages that were sent to the broker again after an unknown outcome.
+    the spool; `hooks_unroutable`: those of them whose oldest message no queue takes. `repeated`: messages that were
+    sent to the broker again after an unknown outcome.
     """
 
     confirmed: int
@@ -51,7 +51,6 @@ class FallbackStats(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     waiting: int
     hooks_behind: int
     hooks_unroutable: int
-    silent: bool
 
 
 class Fallback:
@@ -112,8 +111,7 @@ class Fallback:
         """That of the worst link; one that does not answer is down."""
         if any(breaker.open for breaker in self._breakers.values()):
             return "down"
-        states = [link.state for link in self._links]
-        return "down" if "down" in states else "blocked" if "blocked" in states else "up"
+        return self._worst()
 
     @property
     def fault(self) -> str | None:
@@ -135,7 +133,6 @@ class Fallback:
             waiting=self._waiting,
             hooks_behind=len(self._lines),
             hooks_unroutable=sum(line.fault is Unroutable for line in self._lines.values()),
-            silent=any(breaker.open for breaker in self._breakers.values()),
         )
 
     def publish(self, message: Message) -> Answer:
@@ -217,8 +214,13 @@ class Fallback:
         for kind, reason in REASONS:
             if isinstance(error, kind):
                 return reason
-        states = [link.state for link in self._links]
-        return "down" if "down" in states else "blocked" if "blocked" in states else "unknown"
+        state = self._worst()
+        return "unknown" if state == "up" else state
+
+    def _worst(self) -> LinkState:
+        """Return the state of the link that is worst off."""
+        states = {link.state for link in self._links}
+        return "down" if "down" in states else "blocked" if "blocked" in states else "up"
 
     def _heard_large(self, answer: Answer, message: Message, error: Unpublished | None) -> None:
         hook = message.hook
