@@ -532,3 +532,15 @@ def test_an_answer_of_one_of_very_many_costs_no_look_at_the_others():
     assert confirms.in_flight == 0
     assert all(future.result() == "confirmed" for future in futures)
     loop.close()
+
+
+def test_one_that_is_answered_late_leaves_nothing_to_be_looked_at_again():
+    """Queues that confirm at different speeds: the answers overtake each other all the time, and come one by one."""
+    loop = asyncio.new_event_loop()
+    confirms = Confirms()
+    for tag in range(1, 101):
+        confirms.sent(loop.create_future(), str(tag), "event.42.github.push", 10)
+    for tag in (2, 1, *range(3, 100)):
+        confirms.received(pamqp.frame.marshal(commands.Basic.Ack(tag), 1))
+    assert confirms._first == 100  # what a confirm of many tags looks at begins here
+    loop.close()

@@ -112,7 +112,7 @@ class Confirms:
             self._returned.discard(tag)
         else:
             raise FrameError(f"a confirm of the delivery tag {tag}, which is not in flight")
-        if tag == self._first:
+        while self._first <= self._last and self._first not in self._sent and self._first not in self._returned:
             self._first += 1
 
     def _answer_up_to(self, tag: int, refusal: str | None) -> None:
