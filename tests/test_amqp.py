@@ -6,6 +6,7 @@ import gc
 import socket
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -21,6 +22,7 @@ from webhookd.adapters.amqp import AmqpLink
 from webhookd.adapters.amqp_access import Access
 from webhookd.errors import Nacked, NotSent, OutcomeUnknown, Unacceptable, Unpublished, Unroutable
 from webhookd.ports import LinkState
+from webhookd.settings import read_secret_file
 
 
 @contextlib.asynccontextmanager
@@ -353,9 +355,10 @@ async def test_permission_that_is_taken_away_is_told_and_waited_for(rabbitmq, wr
 async def test_a_password_comes_from_the_file_and_is_read_again_each_time(rabbitmq, writer, tmp_path, capsys):
     name, user = writer
     secret = tmp_path / "password"
+    password = partial(read_secret_file, secret, "broker_password_file")
     async with FarSide(rabbitmq.url(name)) as far:
         await far.channel.declare_exchange(EXCHANGE, "topic", durable=True)
-    async with linked(rabbitmq.url(name, user=user, password="other"), up=False, password_file=secret) as link:
+    async with linked(rabbitmq.url(name, user=user, password="other"), up=False, password=password) as link:
         await fault(link, "broker_password_file")
         secret.write_text("canary-wrong\n")
         await fault(link, f"user {user} is refused")

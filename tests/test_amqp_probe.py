@@ -1,12 +1,14 @@
 """What `webhookd check` learns of RabbitMQ, against a real one, and that it leaves nothing behind."""
 
 import socket
+from functools import partial
 
 import pytest
 from far_side import EXCHANGE, FarSide
 
 from webhookd.adapters.amqp_access import Access
 from webhookd.adapters.amqp_probe import Finding, probe
+from webhookd.settings import read_secret_file
 
 
 def told(findings: list[Finding]) -> dict[str, bool]:
@@ -87,7 +89,8 @@ async def test_brokers_that_cannot_be_reached_are_told_without_secrets(rabbitmq,
     assert "onnect" in findings[0].text
     assert "vhost" in findings[1].text
     assert "user guest is refused" in findings[2].text
-    (finding,) = await probe(Access(urls=vhost, password_file=tmp_path / "none"), EXCHANGE)
+    password = partial(read_secret_file, tmp_path / "none", "broker_password_file")
+    (finding,) = await probe(Access(urls=vhost, password=password), EXCHANGE)
     assert not finding.ok
     assert "broker_password_file" in finding.text
 

@@ -7,6 +7,7 @@ import contextlib
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from prometheus_client.core import CounterMetricFamily, Metric
@@ -15,7 +16,7 @@ from webhookd.adapters.spool import Spool
 from webhookd.errors import ConfigurationError
 from webhookd.metrics import gauge
 from webhookd.ports import LinkState, Publisher
-from webhookd.settings import Settings
+from webhookd.settings import Settings, read_secret_file
 
 if TYPE_CHECKING:  # a daemon without a broker does without their libraries
     from webhookd.adapters.amqp import AmqpLink
@@ -99,9 +100,10 @@ def broker_access(settings: Settings) -> Access:
 
     if settings.broker_keyfile and not settings.broker_certfile:
         raise ConfigurationError("broker_keyfile and broker_certfile go together: set broker_certfile too")
+    password_file = settings.broker_password_file
     return Access(
         urls=settings.broker,
-        password_file=settings.broker_password_file,
+        password=partial(read_secret_file, password_file, "broker_password_file") if password_file else None,
         cafile=settings.broker_cafile,
         certfile=settings.broker_certfile,
         keyfile=settings.broker_keyfile,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
@@ -33,7 +34,8 @@ class Access:
     """What the settings `broker` (`urls`, comma-separated) and `broker_*` say."""
 
     urls: str = field(repr=False)
-    password_file: Path | None = None
+    password: Callable[[], bytes] | None = None
+    """Returns the user's password, which wins over that of a URL; raises ConfigurationError when there is none."""
     cafile: Path | None = None
     certfile: Path | None = None
     keyfile: Path | None = None
@@ -41,9 +43,12 @@ class Access:
     def addresses(self, heartbeat: int) -> list[Address]:
         """Return each broker, in the order in which to try them; `heartbeat` is in seconds.
 
-        Reads the password file anew: it may have changed. Raises ConfigurationError where there is none to be read.
+        Asks for the password anew: it may have changed. Raises ConfigurationError where there is none.
         """
-        password = None if self.password_file is None else _secret(self.password_file)
+        try:
+            password = None if self.password is None else self.password().decode()
+        except UnicodeDecodeError:
+            raise ConfigurationError("broker_password_file: the password is not UTF-8") from None
         return [_address(url.strip(), password, heartbeat) for url in self.urls.split(",")]
 
     def tls(self) -> ssl.SSLContext:
@@ -83,19 +88,6 @@ def _address(url: str, password: str | None, heartbeat: int) -> Address:
         shown=f"{host}:{port}" if vhost == "/" else f"{host}:{port}, vhost {vhost}",
         tls=parts.scheme == "amqps",
     )
-
-
-def _secret(path: Path) -> str:
-    """Return the password in the file, without the newline that editors end a file with."""
-    try:
-        secret = path.read_text("utf-8")
-    except UnicodeDecodeError:
-        raise ConfigurationError(f"broker_password_file: {path} is not UTF-8") from None
-    except OSError as error:
-        raise ConfigurationError(f"broker_password_file: {path} cannot be read: {error.strerror}") from None
-    if not (secret := secret.removesuffix("\n").removesuffix("\r")):
-        raise ConfigurationError(f"broker_password_file: {path} is empty; it must hold the password")
-    return secret
 
 
 def _why(error: OSError) -> str:
