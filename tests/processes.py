@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
@@ -23,7 +24,7 @@ def listening(port: int) -> bool:
     return True
 
 
-class Server:
+class Server(ABC):
     """One server process: it is started once its port is free, has started when it answers, and is ended by its pid."""
 
     def __init__(self, folder: Path, environ: Mapping[str, str] | None = None) -> None:
@@ -54,12 +55,13 @@ class Server:
     def running(self) -> bool:
         return self.process is not None and self.process.poll() is None
 
+    @abstractmethod
     def command(self) -> list[str]:
-        raise NotImplementedError
+        """Return what starts the server."""
 
+    @abstractmethod
     def answers(self) -> bool:
         """Return whether the server is there for its clients."""
-        raise NotImplementedError
 
     def launch(self) -> None:
         """Start the process without waiting for it to answer."""

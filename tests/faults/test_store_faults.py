@@ -114,23 +114,31 @@ def test_hangs(scenario: Begin, own_etcd: OwnEtcd, rounds: int, pause: float, tm
     only_taken(run)
 
 
+def while_cut_off(
+    run: Scenario, proxy: Proxy, other: Daemon, cut: Callable[[], None], meanwhile: Callable[[], None]
+) -> None:
+    """Have hooks come and go by the other node while this one is cut off from etcd: it sees that afterwards."""
+    old = create(other)
+    until(lambda: status(run.daemon, old) == 204)
+    with run.fault():
+        cut()
+        new = create(other)
+        delete(other, old)
+        meanwhile()
+        proxy.heal()
+    until(lambda: status(run.daemon, new) == 204, 30)
+    until(lambda: status(run.daemon, old) == 404, 30)
+
+
 def test_cut_off(scenario: Begin, own_etcd: OwnEtcd, rounds: int, tmp_path: Path) -> None:
-    """The connection is a black hole while others go on: what they do meanwhile is seen afterwards."""
     etcd = own_etcd()
     with Proxy(etcd.port) as proxy:
         run = scenario("etcd: black hole", store=etcd.url(PREFIX, port=proxy.port))
         with another_node(tmp_path / "other", etcd.url(PREFIX)) as other:
             for _ in range(rounds):
-                old = create(other)
-                until(lambda old=old: status(run.daemon, old) == 204)
-                with run.fault():
-                    proxy.blackhole()
-                    new = create(other)
-                    delete(other, old)
-                    until(lambda: "store down" in run.reasons(), 30)
-                    proxy.heal()
-                until(lambda new=new: status(run.daemon, new) == 204, 30)
-                until(lambda old=old: status(run.daemon, old) == 404, 30)
+                while_cut_off(
+                    run, proxy, other, proxy.blackhole, lambda: until(lambda: "store down" in run.reasons(), 30)
+                )
         run.end()
         only_taken(run)
         run.close()
@@ -138,21 +146,16 @@ def test_cut_off(scenario: Begin, own_etcd: OwnEtcd, rounds: int, tmp_path: Path
 
 def test_compacted_while_cut_off(scenario: Begin, own_etcd: OwnEtcd, rounds: int, tmp_path: Path) -> None:
     etcd = own_etcd()
+
+    def compact() -> None:
+        (member,) = json.loads(etcd.ctl("endpoint", "status", "-w", "json"))
+        etcd.ctl("compact", str(member["Status"]["header"]["revision"]))
+
     with Proxy(etcd.port) as proxy:
         run = scenario("etcd: compacted while cut off", store=etcd.url(PREFIX, port=proxy.port))
         with another_node(tmp_path / "other", etcd.url(PREFIX)) as other:
             for _ in range(rounds):
-                old = create(other)
-                until(lambda old=old: status(run.daemon, old) == 204)
-                with run.fault():
-                    proxy.refuse()
-                    new = create(other)
-                    delete(other, old)
-                    (member,) = json.loads(etcd.ctl("endpoint", "status", "-w", "json"))
-                    etcd.ctl("compact", str(member["Status"]["header"]["revision"]))
-                    proxy.heal()
-                until(lambda new=new: status(run.daemon, new) == 204, 30)
-                until(lambda old=old: status(run.daemon, old) == 404, 30)
+                while_cut_off(run, proxy, other, proxy.refuse, compact)
         run.end()
         only_taken(run)
         run.close()
