@@ -9,6 +9,7 @@ from test_publishers import a_message
 
 from webhookd.adapters.paced import LONGEST_REST, REST, TURN, PacedLink
 from webhookd.errors import Nacked, NotSent, OutcomeUnknown
+from webhookd.settings import Settings
 
 HALF = bytes(TURN // 2)
 WHOLE = bytes(TURN + 1)
@@ -75,14 +76,17 @@ async def test_the_broker_rests_as_long_as_a_turn_asks():
 @pytest.mark.gen_test
 async def test_a_slow_broker_gets_no_long_rest(monkeypatch):
     setup = Setup()
-    setup.publish(1, 2, body=WHOLE)
+    first, second = setup.publish(1, 2, body=WHOLE)
     loop = asyncio.get_running_loop()
     now = loop.time()
     monkeypatch.setattr(loop, "time", lambda: now + 3600)
     setup.link.answer()
     await asyncio.sleep(0)
     monkeypatch.undo()
-    assert setup.paced._rest.when() <= now + 3600 + LONGEST_REST + 1
+    assert setup.paced._rest.when() <= now + 3600 + LONGEST_REST
+    assert first.done()
+    assert not second.done()
+    assert LONGEST_REST < Settings().publish_timeout / 5
 
 
 @pytest.mark.gen_test

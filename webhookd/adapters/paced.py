@@ -14,8 +14,9 @@ TURN = 4 * 1024 * 1024
 """The bytes of bodies that are given to the broker at a time, if that is more than one body."""
 REST = 2.0
 """How long the broker is left alone after a turn, in times of what the turn took."""
-LONGEST_REST = 1.0
-"""Seconds: a broker that takes longer over a turn is slow for other reasons."""
+LONGEST_REST = 0.25
+"""Seconds: a part of `publish_timeout` that is small enough for what waits. A rest that used it up would leave a slow
+broker no time for its answer, and have it taken for one that is silent."""
 
 Waiting = tuple[Message, asyncio.Future[Durable]]
 
