@@ -79,11 +79,22 @@ def test_a_wider_directory_is_refused(tmp_path, bits):
     assert list(path.iterdir()) == []
 
 
-@pytest.mark.parametrize("bits", [0o601, 0o640, 0o604, 0o666])
-def test_a_wider_file_in_it_is_refused(tmp_path, bits):
+def test_a_file_of_somebody_elses_in_it_is_left_alone(tmp_path):
     path = tmp_path / "state"
     path.mkdir(0o700)
-    wide = path / "hooks.db"
+    (path / "jwt.key").touch(0o644)
+    (path / "notes").symlink_to("/dev/null")
+    StateDir.claim(path).close()
+
+
+@pytest.mark.parametrize(
+    "name", ["hooks.db", "hooks.db-wal", "spool.db", "spool.db.corrupt-1", "remembered-0.db", "lock"]
+)
+@pytest.mark.parametrize("bits", [0o601, 0o640, 0o604, 0o666])
+def test_a_wider_file_in_it_is_refused(tmp_path, name, bits):
+    path = tmp_path / "state"
+    path.mkdir(0o700)
+    wide = path / name
     wide.touch()
     wide.chmod(bits)
     assert f"chmod go= {wide}" in refusal(path)

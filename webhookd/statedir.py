@@ -14,6 +14,8 @@ from webhookd.errors import ConfigurationError, StateDirInUse
 
 HOOKS_DB, SPOOL_DB, CONTROL_SOCKET = "hooks.db", "spool.db", "control.sock"
 """What the things in it are called, also for who looks in without owning it."""
+OWN = (HOOKS_DB, SPOOL_DB, CONTROL_SOCKET, "remembered-", "lock")
+"""How the names of all begin that webhookd makes there."""
 WIDER = stat.S_IRWXG | stat.S_IRWXO
 """The permission bits that nothing in the state directory may have."""
 
@@ -100,8 +102,12 @@ def _create(path: Path) -> None:
 
 
 def refuse_wider(path: Path) -> None:
-    """Raise ConfigurationError where the state directory, or something in it, is open to others or a symbolic link."""
-    for entry in (path, *sorted(path.iterdir())):
+    """Raise ConfigurationError where the state directory, or what is webhookd's in it, is open to others or a link.
+
+    What an operator has put beside it is left alone: in a directory of mode 0700 nobody else can reach it.
+    """
+    own = (entry for entry in sorted(path.iterdir()) if entry.name.startswith(OWN))
+    for entry in (path, *own):
         mode = entry.lstat().st_mode
         if stat.S_ISLNK(mode):
             raise ConfigurationError(f"{entry} in the state directory is a symbolic link: replace it by what it names")
