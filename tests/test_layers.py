@@ -19,9 +19,20 @@ LAYERS = (
     {"hookspecs", "hooks", "schema", "generic", "keys", "jwk"},
     {"registry", "ingest"},
     {"testing", "config", "control_protocol", "examiner", "metrics", "http_problem"},
-    {"control_client", "http_reply", "tenant_hooks"},
-    {"http_admin", "http_config", "http_ingest", "control"},
-    {"http_front", "outlet", "bearer"},
+    {
+        "control_client",
+        "http_reply",
+        "tenant_hooks",
+        "http_intake",
+        "http1_answer",
+        "http1_chunks",
+        "http1_head",
+        "http1_limits",
+    },
+    {"http_admin", "http_config", "control", "http1_wire", "http1_shared"},
+    {"http1", "http1_accept", "http_delivery"},
+    {"http_ingest", "http1_delegate", "outlet", "bearer"},
+    {"http_front", "http1_server"},
     {"vitals"},
     {"neighbours", "following"},
     {"daemon"},
@@ -37,6 +48,8 @@ ADAPTERS_IMPORTED_BY = {"daemon", "neighbours", "control*", "outlet", "vitals", 
 
 LIBRARIES = {
     "pluggy": {"hookspecs", "registry"},
+    "httptools": {"http1_head"},
+    "uvloop": {"daemon"},
     "tornado": {"http*", "daemon", "control", "listeners", "adapters.fetch"},
     "jsonschema": {"schema"},
     "jsonschema_rs": {"schema"},
@@ -222,6 +235,17 @@ def test_module_docstring_is_there(path: Path) -> None:
 
 def test_standard_library_and_declared_dependencies_are_all_that_is_imported() -> None:
     declared = {"tornado", "jwt", "cryptography", "jsonschema", "jsonschema_rs", "referencing", "pluggy", "msgspec"}
-    declared |= {"click", "prometheus_client", "structlog", "uuid_utils", "aiormq", "pamqp", "aetcd", "grpc"}
+    declared |= {
+        "click",
+        "prometheus_client",
+        "structlog",
+        "uuid_utils",
+        "aiormq",
+        "pamqp",
+        "aetcd",
+        "grpc",
+        "httptools",
+        "uvloop",
+    }
     tops = {module.partition(".")[0] for path in TREES for module, _ in imported(path)}
     assert tops - sys.stdlib_module_names - declared == {"webhookd"}

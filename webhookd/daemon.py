@@ -11,6 +11,7 @@ import time
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import cast
 
 import structlog
 from tornado import web
@@ -25,10 +26,11 @@ from webhookd.control_protocol import short_socket_path
 from webhookd.examiner import Examiner, Plugins
 from webhookd.following import following
 from webhookd.hooks import HookTable
+from webhookd.http1_server import Server
 from webhookd.http_admin import admin_app
 from webhookd.http_config import config_app
 from webhookd.http_front import Front
-from webhookd.http_ingest import Intake
+from webhookd.http_intake import Intake
 from webhookd.ingest import Ingest
 from webhookd.limits import Budget
 from webhookd.listeners import Listener, PatientSocket, inherited, listen
@@ -44,10 +46,10 @@ from webhookd.tenant_hooks import TenantHooks
 from webhookd.version import __version__
 from webhookd.vitals import PULSE, Pulse, Vitals
 
-MAX_HEADER = 32 * 1024
 IDLE_TIMEOUT = 60.0
 BODY_TIMEOUT = 60.0
-_NO_LIMIT = 1 << 40  # bodies are bounded by our own exchanges, which answer 413; Tornado's limit answers 400
+CLOSING = 1.0
+"""Seconds that connections have, once what is in work is answered, to have their answers on the way."""
 
 log = structlog.get_logger(__name__)
 
@@ -72,7 +74,8 @@ def serve(settings: Settings, *, ready: Ready | None = None, accepted: Accepted 
     """
     handler = logs.configure(settings.log_level, settings.log_format)
     try:
-        asyncio.run(_run(settings, ready, accepted))
+        with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+            runner.run(_run(settings, ready, accepted))
     finally:
         handler.finish()
     return 0
@@ -124,7 +127,8 @@ class Daemon:
         self.front = front
         self.vitals = vitals
         self.tokens = tokens
-        self._servers: list[HTTPServer] = []
+        self._private: list[HTTPServer] = []
+        self._public = Server(front, front.take, drain_limit=front.intake.drain_limit)
 
     @classmethod
     async def build(cls, settings: Settings, stack: contextlib.AsyncExitStack, accepted: Accepted | None) -> Daemon:
@@ -188,7 +192,7 @@ class Daemon:
             )
             self._serve(admin_app(self.vitals.readiness, exposition), admin.sockets)
         self._serve(control_app(self.spool), [_control_socket(self.statedir.control_socket, stack)])
-        self._serve(self.front, public.sockets)
+        self._public.serve(public.sockets)
         return Bound(public.url, None if admin is None else admin.url)
 
     async def stop(self) -> None:
@@ -196,25 +200,29 @@ class Daemon:
         sdnotify.notify("STOPPING=1")
         intake = self.front.intake
         log.info("webhookd is stopping", in_flight=len(intake.open))
-        self._servers[-1].stop()
+        self._public.stop()
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(intake.finish(), self.settings.stop_timeout)
         if intake.open:
             log.warning("deliveries left unanswered: stop_timeout has passed", count=len(intake.open))
-        for server in reversed(self._servers):
+        await self._public.close(CLOSING)
+        for server in reversed(self._private):
             server.stop()
             await server.close_all_connections()
 
-    def _serve(self, app: Front | web.Application, sockets: list[socket.socket]) -> None:
-        server = HTTPServer(
-            app,
-            max_header_size=MAX_HEADER,
-            max_body_size=_NO_LIMIT,
-            idle_connection_timeout=IDLE_TIMEOUT,
-            body_timeout=BODY_TIMEOUT,
-        )
-        server.add_sockets(sockets)
-        self._servers.append(server)
+    def _serve(self, app: web.Application, sockets: list[socket.socket]) -> None:
+        server = HTTPServer(app, idle_connection_timeout=IDLE_TIMEOUT, body_timeout=BODY_TIMEOUT)
+        server.add_sockets([PatientSocket.of(one) for one in sockets])
+        self._private.append(server)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """Return what makes uvloop's event loop, which costs less, where it is installed; None for Python's own."""
+    try:
+        import uvloop  # noqa: PLC0415 - it need not be there
+    except ImportError:
+        return None
+    return cast("Callable[[], asyncio.AbstractEventLoop]", uvloop.new_event_loop)
 
 
 def _share(settings: Settings, table: HookTable) -> Callable[[], float]:
@@ -230,7 +238,7 @@ def _plugins(settings: Settings) -> Plugins:
 
 def _control_socket(path: Path, stack: contextlib.AsyncExitStack) -> socket.socket:
     with short_socket_path(path) as short:
-        control = PatientSocket.of(bind_unix_socket(short, 0o600))
+        control = bind_unix_socket(short, 0o600)
     stack.callback(path.unlink, missing_ok=True)
     return control
 

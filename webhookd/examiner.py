@@ -144,7 +144,8 @@ class Examiner:
         )
         assert process.stdin is not None  # noqa: S101 - for the type checker: both are pipes
         assert process.stdout is not None  # noqa: S101
-        fcntl.fcntl(process.stdin.get_extra_info("pipe"), fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
+        if (pipe_to_it := process.stdin.get_extra_info("pipe")) is not None:  # uvloop's are sockets
+            fcntl.fcntl(pipe_to_it, fcntl.F_SETPIPE_SZ, _PIPE_SIZE)
         try:
             async with asyncio.timeout(_START_LIMIT):
                 await process.stdout.readexactly(len(_READY))

@@ -6,8 +6,12 @@ from urllib.parse import urlsplit
 
 from tornado import httputil, web
 
+from webhookd.http1 import Connection
+from webhookd.http1_head import Head
 from webhookd.http_config import ConfigExchange
-from webhookd.http_ingest import DeliveryExchange, Intake
+from webhookd.http_delivery import DeliveryWork
+from webhookd.http_ingest import DeliveryExchange
+from webhookd.http_intake import Intake
 
 
 class Front(httputil.HTTPServerConnectionDelegate):
@@ -16,6 +20,15 @@ class Front(httputil.HTTPServerConnectionDelegate):
     def __init__(self, intake: Intake, app: web.Application) -> None:
         self.intake = intake
         self.app = app
+
+    def take(self, connection: Connection, head: Head) -> DeliveryWork | None:
+        """Take the request if it is a delivery: the short way, without an object of Tornado's."""
+        address = delivery_address(head.target)
+        if address is None:
+            return None
+        work = DeliveryWork(connection, self.intake, *address)
+        work.begin(head.method, head.fields, head.length)
+        return work
 
     def start_request(self, server_conn: object, request_conn: httputil.HTTPConnection) -> httputil.HTTPMessageDelegate:
         """Return who takes the next request of a connection."""
@@ -38,15 +51,13 @@ class _Dispatch(httputil.HTTPMessageDelegate):
         self, start_line: httputil.RequestStartLine | httputil.ResponseStartLine, headers: httputil.HTTPHeaders
     ) -> None:
         assert isinstance(start_line, httputil.RequestStartLine)  # noqa: S101 - for the type checker: a server's
-        if not start_line.path.startswith("/"):
-            start_line = start_line._replace(path=_origin_form(start_line.path))
-        parts = start_line.path.partition("?")[0].split("/")
-        match parts:
-            case ["", "wh", first, token] if first not in ("", "config") and token:
-                self._taker = DeliveryExchange(self._connection, self._front.intake, first, token)
-            case _:
-                inner = self._front.app.start_request(self._server_conn, self._connection)
-                self._taker = ConfigExchange(self._connection, inner)
+        start_line = start_line._replace(path=_origin_form(start_line.path))
+        address = delivery_address(start_line.path)
+        if address is not None:
+            self._taker = DeliveryExchange(self._connection, self._front.intake, *address)
+        else:
+            inner = self._front.app.start_request(self._server_conn, self._connection)
+            self._taker = ConfigExchange(self._connection, inner)
         self._taker.headers_received(start_line, headers)
 
     def data_received(self, chunk: bytes) -> None:
@@ -59,8 +70,18 @@ class _Dispatch(httputil.HTTPMessageDelegate):
         self._taker.on_connection_close()
 
 
+def delivery_address(target: str) -> tuple[str, str] | None:
+    """Return apiToken and token of a request target that is a hook's URL, None for any other."""
+    match _origin_form(target).partition("?")[0].split("/"):
+        case ["", "wh", first, token] if first not in ("", "config") and token:
+            return first, token
+    return None
+
+
 def _origin_form(target: str) -> str:
     """Return the path and query of an absolute-form target (RFC 9112, section 3.2.2), other forms as they are."""
+    if target.startswith("/"):
+        return target
     try:
         parts = urlsplit(target)
     except ValueError:

@@ -1,284 +1,38 @@
-"""Deliveries over HTTP: refused before the body where that can be told, answered when the message is durable."""
+"""Deliveries over Tornado's delegate interface, for any HTTP server that speaks it."""
 
 from __future__ import annotations
 
-import asyncio
-import io
-import time
-from asyncio import Future
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from functools import partial
-
-import structlog
-import uuid_utils
 from tornado import httputil
 
-from webhookd.body import Encoding, content_encoding, inflate
-from webhookd.errors import (
-    BodyTooLarge,
-    HooksNotCurrent,
-    MethodNotAllowed,
-    Rejected,
-    ShareExceeded,
-    Stopping,
-    TenantOverShare,
-    Unavailable,
-    UnknownHook,
-    Unpublished,
-)
-from webhookd.examiner import Examiner
+from webhookd.http_delivery import DeliveryWork
+from webhookd.http_intake import Intake
 from webhookd.http_reply import Exchange
-from webhookd.ingest import Ingest
-from webhookd.limits import Budget, Ticket
-from webhookd.logs import HOOK_EVENT, RefusalLog, hook_id
-from webhookd.metrics import DeliveryMetrics
-from webhookd.model import Delivery, Event, Hook, Message, Verified
-from webhookd.ports import Durable, Publisher
-
-HOOK_METHODS = ("POST", "HEAD")
-LARGE_BODY = 1024 * 1024
-"""Over this, in bytes, verifying and inflating leave the event loop for a thread, reading for another process."""
-LARGE_SCHEMA_BODY = 256 * 1024
-"""Over this, in bytes, a body whose schema is asked for is read in another process: objects are built from it."""
-
-log = structlog.get_logger(__name__)
-
-
-@dataclass(slots=True)
-class Intake:
-    """Everything that deliveries share."""
-
-    ingest: Ingest
-    publisher: Publisher
-    examiner: Examiner
-    budget: Budget
-    metrics: DeliveryMetrics
-    refusals: RefusalLog
-    log_accepted: bool
-    log_refused: bool
-    on_accepted: Callable[[Message], None] | None = None
-    stopping: bool = False
-    open: set[DeliveryExchange] = field(default_factory=set)
-    """Deliveries admitted and not yet answered."""
-    _answered: asyncio.Event = field(default_factory=asyncio.Event)
-
-    async def finish(self) -> None:
-        """Refuse new deliveries from now on, and return once those in work are answered."""
-        self.stopping = True
-        while self.open:
-            self._answered.clear()
-            await self._answered.wait()
-
-    def leave(self, exchange: DeliveryExchange) -> None:
-        """Take note that a delivery is answered, or its sender gone."""
-        self.open.discard(exchange)
-        if not self.open:
-            self._answered.set()
 
 
 class DeliveryExchange(Exchange):
     """One request to a hook's URL and its answer."""
 
     def __init__(self, connection: httputil.HTTPConnection, intake: Intake, api_token: str, token: str) -> None:
-        super().__init__(connection, drain_limit=2 * intake.ingest.max_body)
-        self._intake = intake
-        self._api_token = api_token
-        self._token = token
-        self._started = time.perf_counter()
-        self._hook: Hook | None = None
-        self._ticket: Ticket | None = None
-        self._headers: Mapping[str, str] = {}
-        self._chunks: list[bytes] = []
-        self._size = 0
-        self._task: asyncio.Task[None] | None = None
+        super().__init__(connection, drain_limit=intake.drain_limit)
+        self._work = DeliveryWork(self, intake, api_token, token)
 
-    # --- the request, as it arrives --------------------------------------------------------------------------------
+    def accepted(self, receipt: str | None) -> None:
+        """Answer 204."""
+        self.reply(204, {} if receipt is None else {"X-Webhookd-Receipt": receipt})
 
     def begin(self, start_line: httputil.RequestStartLine, headers: httputil.HTTPHeaders, length: int | None) -> None:
         """Decide all that can be decided before the body."""
-        intake = self._intake
-        if start_line.method == "HEAD":
-            self._answer_head()
-            return
-        if start_line.method != "POST":
-            self.reply_problem(MethodNotAllowed(HOOK_METHODS))
-            return
-        try:
-            if intake.stopping:
-                raise Stopping("webhookd is about to stop; send it again")
-            self._headers = {name.lower(): ",".join(headers.get_list(name)) for name in headers}
-            self._hook = intake.ingest.admit(self._api_token, self._token, self._headers, length)
-            self._ticket = intake.budget.admit(self._hook.tenant)
-        except Rejected as error:
-            self._refuse(error)
-        else:
-            intake.open.add(self)
+        given = {name.lower(): ",".join(headers.get_list(name)) for name in headers}
+        self._work.begin(start_line.method, given, length)
 
     def part(self, chunk: bytes) -> None:
-        """Take the next bytes of the body; they count as they arrive."""
-        self._size += len(chunk)
-        try:
-            if self._size > self._intake.ingest.max_body:
-                raise BodyTooLarge(f"the body is over {self._intake.ingest.max_body} bytes")
-            if self._ticket is not None:
-                self._ticket.grow(len(chunk))
-        except Rejected as error:
-            self._refuse(error)
-        else:
-            self._chunks.append(chunk)
+        """Take the next bytes of the body."""
+        self._work.part(chunk)
 
     def end(self) -> None:
         """Check the delivery and publish its message."""
-        hook = self._hook
-        if hook is None:
-            return  # answered already: there is nothing to check
-        body = self._body()
-        delivery = Delivery(self._headers, body, time.time_ns() // 1_000_000, hook.hook_url)
-        encoding = content_encoding(self._headers.get("content-encoding"))
-        if encoding is None and not _is_large(hook, body):
-            try:
-                verified = self._intake.ingest.verify(hook, delivery)
-                self._publish(hook, self._intake.ingest.examine(hook, verified), verified)
-            except (Exception, SystemExit) as error:  # noqa: BLE001 - the outermost edge; no plugin ends the daemon
-                self._fail(error)
-            return
-        slowly = self._end_slowly(hook, delivery, encoding)
-        self._task = asyncio.get_running_loop().create_task(slowly)  # kept: the loop does not
-
-    def _body(self) -> bytes:
-        if len(self._chunks) == 1:
-            return self._chunks.pop()
-        buffer = io.BytesIO()  # its value is handed out without a copy, unlike that of a join
-        for chunk in self._chunks:
-            buffer.write(chunk)
-        self._chunks.clear()
-        return buffer.getvalue()
-
-    async def _end_slowly(self, hook: Hook, delivery: Delivery, encoding: Encoding | None) -> None:
-        """Do what `end` does for a body that is large or compressed, without holding the event loop."""
-        intake = self._intake
-        try:
-            if len(delivery.body) > LARGE_BODY:
-                verified = await asyncio.to_thread(intake.ingest.verify, hook, delivery)
-            else:
-                verified = intake.ingest.verify(hook, delivery)
-            del delivery  # the body as sent is let go once it is inflated
-            if encoding is not None:
-                verified = await self._inflated(verified, encoding)
-            if _is_large(hook, verified.body):
-                event = await intake.examiner.examine(hook, verified)
-            else:
-                event = intake.ingest.examine(hook, verified)
-            self._publish(hook, event, verified)
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - as above
-            self._fail(error)
-
-    async def _inflated(self, verified: Verified, encoding: Encoding) -> Verified:
-        intake, ticket = self._intake, self._ticket
-        buffer = io.BytesIO()
-        steps = inflate(verified.body, encoding)
-        first = True
-        while True:
-            # one step costs as much as a small delivery; only what has more to come is worth a thread
-            step = next(steps, None) if first else await asyncio.to_thread(next, steps, None)
-            first = False
-            if step is None:
-                break
-            if buffer.tell() + len(step) > intake.ingest.max_body:
-                raise BodyTooLarge(f"the inflated body is over {intake.ingest.max_body} bytes")
-            if ticket is not None:
-                ticket.grow(len(step))
-            buffer.write(step)
-        if ticket is not None:
-            ticket.shrink(len(verified.body))
-        return Verified(Delivery(verified.headers, buffer.getvalue(), verified.received_at, verified.hook_url))
-
-    # --- the answer ------------------------------------------------------------------------------------------------
-
-    def _publish(self, hook: Hook, event: Event, verified: Verified) -> None:
-        if event.ignored is not None:
-            self._accept("ignored", hook, event.ignored)
-            return
-        receipt = str(uuid_utils.uuid7())
-        message = self._intake.ingest.compose(hook, event, verified, receipt)
-        self._intake.publisher.publish(message).add_done_callback(partial(self._published, hook, message))
-
-    def _published(self, hook: Hook, message: Message, durable: Future[Durable]) -> None:
-        if durable.cancelled():
-            self._fail(Unpublished("the publisher let go of the message"))
-        elif (error := durable.exception()) is not None:
-            self._fail(error)
-        else:
-            self._accept(durable.result(), hook, None, message)
-
-    def _accept(self, outcome: str, hook: Hook, reason: str | None, message: Message | None = None) -> None:
-        intake = self._intake
-        seconds = time.perf_counter() - self._started
-        intake.metrics.accepted(outcome, self._size, seconds)
-        self.reply(204, {} if message is None else {"X-Webhookd-Receipt": message.receipt})
-        if intake.log_accepted:
-            log.info(
-                "delivery accepted",
-                outcome=outcome,
-                reason=reason,
-                receipt=None if message is None else message.receipt,
-                **self._facts(hook),
-            )
-        if intake.on_accepted is not None and message is not None:
-            intake.on_accepted(message)
-        self._leave()
-
-    def _fail(self, error: BaseException) -> None:
-        """Refuse for whatever went wrong; what is no refusal is a bug of ours or of a plugin."""
-        match error:
-            case Rejected():
-                self._refuse(error)
-            case ShareExceeded():
-                self._refuse(TenantOverShare("this tenant has as much in the spool as its share allows"), str(error))
-            case Unpublished():
-                self._refuse(Unavailable("the message cannot be kept now; send it again"), str(error))
-            case _:
-                log.error("a delivery failed by a bug", exc_info=error, **self._facts(self._hook))
-                self._intake.metrics.refused("bug")
-                self.reply_bug()
-                self._leave()
-
-    def _refuse(self, error: Rejected, cause: str | None = None) -> None:
-        intake = self._intake
-        intake.metrics.refused(error.reason)
-        if intake.log_refused:
-            facts = self._facts(self._hook) | ({} if cause is None else {"cause": cause})
-            intake.refusals.line(reason=error.reason, status=error.status, detail=error.detail, **facts)
-        self.reply_problem(error)
-        self._leave()
-
-    def _answer_head(self) -> None:
-        """Say whether the hook is there: some senders ask before they send (Trello)."""
-        try:
-            self._intake.ingest.hooks.find(self._api_token, self._token)
-        except (UnknownHook, HooksNotCurrent) as error:
-            self.reply(error.status, error.headers)
-        else:
-            self.reply(200, {})
-
-    def _facts(self, hook: Hook | None) -> dict[str, object]:
-        facts: dict[str, object] = {"hook": hook_id(self._token), "bytes": self._size}
-        if hook is not None:
-            facts |= {"tenant": hook.tenant, "datasource": hook.datasource, HOOK_EVENT: hook.event}
-        return facts | {"duration": round(time.perf_counter() - self._started, 6)}
+        self._work.end()
 
     def closed(self) -> None:
         """Let go: the sender went away in the middle of the body."""
-        self._leave()
-
-    def _leave(self) -> None:
-        self._chunks.clear()
-        self._intake.leave(self)
-        if self._ticket is not None:
-            self._ticket.release()
-
-
-def _is_large(hook: Hook, body: bytes) -> bool:
-    """Whether reading `body` would hold the event loop for too long."""
-    return len(body) > (LARGE_BODY if hook.validation == "off" else LARGE_SCHEMA_BODY)
+        self._work.closed()

@@ -77,11 +77,10 @@ def listen(address: str, key: str) -> Listener:
         if address.startswith("unix:"):
             path = address.removeprefix("unix:")
             _refuse_other_files(path, key)
-            return Listener([PatientSocket.of(bind_unix_socket(path, UNIX_SOCKET_MODE, BACKLOG))], address)
+            return Listener([bind_unix_socket(path, UNIX_SOCKET_MODE, BACKLOG)], address)
         host, _, port = address.rpartition(":")
         sockets = bind_sockets(int(port), host.strip("[]"), backlog=BACKLOG)
-        url = url_of(sockets[0])
-        return Listener([PatientSocket.of(one) for one in sockets], url)
+        return Listener(sockets, url_of(sockets[0]))
     except OSError as error:
         reason = os.strerror(error.errno) if error.errno else str(error)
         raise StartError(f"cannot listen on {address}: {reason}; free it, or set {key} to another address") from error
@@ -89,8 +88,7 @@ def listen(address: str, key: str) -> Listener:
 
 def inherited(sockets: list[socket.socket]) -> Listener:
     """Return the listener of sockets that systemd has opened."""
-    url = url_of(sockets[0])
-    return Listener([PatientSocket.of(one) for one in sockets], url)
+    return Listener(sockets, url_of(sockets[0]))
 
 
 def url_of(listening: socket.socket) -> str:
