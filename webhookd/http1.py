@@ -229,6 +229,8 @@ class Connection(Wire):
 
     def _refuse(self, status: int) -> None:
         """Answer what the parser refuses, if there is no answer yet, and close."""
+        if self.phase == LINGER:
+            return
         if self._head is None or not (self._started or self._answered):
             self.transport.write(http1_answer.bare(status))
         self.linger()
