@@ -308,7 +308,7 @@ STREAMS = [
 async def _fed(pieces):
     """Return what comes of bytes that arrive in these pieces: answers and messages."""
     world = World()
-    server = Server(world.front, world.front.take, drain_limit=2 * MAX_BODY)
+    server = Server(world.front, world.front, drain_limit=2 * MAX_BODY)
     watch = Watch(Limits(linger=0.05), server.shared.accepted.refresh)
     ours, theirs = socket.socketpair()
     loop = asyncio.get_running_loop()

@@ -152,8 +152,8 @@ async def serving(
         tornado.stop()
         await tornado.close_all_connections()
         return
-    take = delegate.take if kind == "llhttp" and isinstance(delegate, Front) else None
-    server = Server(delegate, take, drain_limit=2 * MAX_BODY, limits=limits)
+    taker = delegate if kind == "llhttp" and isinstance(delegate, Front) else None
+    server = Server(delegate, taker, drain_limit=2 * MAX_BODY, limits=limits)
     server.serve(sockets)
     try:
         yield port, server

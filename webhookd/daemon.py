@@ -128,7 +128,7 @@ class Daemon:
         self.vitals = vitals
         self.tokens = tokens
         self._private: list[HTTPServer] = []
-        self._public = Server(front, front.take, drain_limit=front.intake.drain_limit)
+        self._public = Server(front, front, drain_limit=front.intake.drain_limit)
 
     @classmethod
     async def build(cls, settings: Settings, stack: contextlib.AsyncExitStack, accepted: Accepted | None) -> Daemon:

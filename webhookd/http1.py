@@ -2,42 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 from webhookd import http1_answer
+from webhookd.http1_answering import Answering
 from webhookd.http1_chunks import Chunks
-from webhookd.http1_head import MAX_HEAD, Head, Reader, Refused, check_incomplete
-from webhookd.http1_limits import DRAIN, HEAD, IDLE, LINGER, NEVER, WORK, WRITE, Watch
-from webhookd.http1_shared import Receiver, Shared
-from webhookd.http1_wire import Wire
+from webhookd.http1_head import MAX_HEAD, Head, Refused, check_incomplete
+from webhookd.http1_limits import HEAD, IDLE, LINGER, NEVER, WORK
+from webhookd.http1_shared import Claim
 
 HEAD_END = b"\r\n\r\n"
-NO_CONTENT = 204
 
 
-class Connection(Wire):
+class Connection(Answering):
     """Reads requests and hands each to its receiver; answers with `accepted` or `reply`, or piece by piece."""
-
-    def __init__(self, shared: Shared[Connection], watch: Watch) -> None:
-        super().__init__(watch)
-        self.shared = shared
-        self._reader = Reader()
-        self._head: Head | None = None
-        self._receiver: Receiver | None = None
-        self._chunks: Chunks | None = None
-        self._left = 0
-        """How many bytes of a body whose length was told are missing."""
-        self._drain_left = 0
-        self._started = False
-        """Whether an answer has begun."""
-        self._answered = False
-        self._keep_alive = True
-        self._backlog = b""
-        """What was received and waits: the beginning of a head, or what follows a request that is in work."""
-        self._holds = 0
-        """How many things are waited for: nothing is handed on meanwhile."""
-        self._pumping = False
-        self._blank = False
 
     # --- reading --------------------------------------------------------------------------------------------------
 
@@ -69,7 +45,7 @@ class Connection(Wire):
             self.fail(error)
         self._pumping = False
 
-    def _go_on(self) -> None:
+    def go_on(self) -> None:
         """Handle what was held back."""
         if self._holds or self._pumping or self.phase == LINGER:
             return
@@ -93,10 +69,32 @@ class Connection(Wire):
                 self.phase, self.deadline = HEAD, self.watch.now + self.watch.limits.head
             return b""
         end += len(HEAD_END)
-        self._begin(self._reader.head(data[:end]))
-        return data[end:]
+        head = self._reader.head(data[:end])
+        claim = self.shared.claim(head.target)
+        length = head.length
+        if claim is None or length is None or length > len(data) - end or head.expects:
+            self._begin(head, claim)
+            return data[end:]
+        stop = end + length
+        self._take_whole(head, claim, data[end:stop])
+        return data[stop:]
 
-    def _begin(self, head: Head) -> None:
+    def _take_whole(self, head: Head, claim: Claim, body: bytes) -> None:
+        """Hand on a delivery that is there as a whole: what most of them are."""
+        reader = self._reader
+        if body:
+            reader.body(body)
+            reader.parts.clear()
+        self._head = head
+        self._blank = self._answered = self._started = False
+        self._keep_alive = head.keep_alive
+        self.phase = WORK
+        self.deadline = NEVER
+        receiver = self.shared.take(self, head, claim, body)
+        if not self._answered:
+            self._receiver = receiver
+
+    def _begin(self, head: Head, claim: Claim | None) -> None:
         """Hand a request to its receiver."""
         self._head = head
         self._blank = self._started = self._answered = False
@@ -106,7 +104,7 @@ class Connection(Wire):
         self._chunks = Chunks() if length is None else None
         self._left = length or 0
         shared = self.shared
-        receiver = shared.take(self, head) or shared.delegate(self, head)
+        receiver = shared.delegate(self, head) if claim is None else shared.take(self, head, claim, None)
         if self._answered:
             return
         self._receiver = receiver
@@ -158,73 +156,6 @@ class Connection(Wire):
             self.phase, self.deadline = WORK, NEVER
             self._receiver.end()
 
-    # --- answering ------------------------------------------------------------------------------------------------
-
-    def accepted(self, receipt: str | None) -> None:
-        """Answer 204."""
-        if not self._answered:
-            self._reply(self.shared.accepted.head(receipt), b"")
-
-    def reply(self, status: int, headers: Mapping[str, str], body: bytes = b"") -> None:
-        """Answer, with Date and Content-Length besides `headers`."""
-        if self._head is not None and not self._answered:
-            length = None if status == NO_CONTENT else len(body)  # RFC 9110, section 8.6
-            self._reply(http1_answer.head(status, headers, length), b"" if self._head.method == "HEAD" else body)
-
-    def _reply(self, head: bytes, body: bytes) -> None:
-        self.transport.write(head + self.head_end() + body)
-        self.done()
-
-    def head_end(self, *, close: bool = False) -> bytes:
-        """Return the end of the head of an answer; `close`: it is to be the last one of the connection."""
-        head = self._head
-        if head is None:
-            return b""
-        # nobody waits for the rest of a body that was asked about first, or that is too long to be worth reading
-        if not self._reader.complete and (head.expects or (head.length or 0) > self.shared.drain_limit):
-            close = True
-        if close or self.shared.stopping:
-            self._keep_alive = False
-        return http1_answer.end(head.minor, keep_alive=self._keep_alive)
-
-    def start(self, data: bytes) -> None:
-        """Begin an answer that is written in pieces."""
-        self._started = True
-        self.transport.write(data)
-        if not self._reader.complete:
-            self._drain()
-
-    def done(self) -> None:
-        """Take note that the answer is written; the connection goes on once the request is read, too."""
-        if self._answered or self._head is None:
-            return
-        self._answered = True
-        self._receiver = None
-        if self._reader.complete:
-            self._settle()
-        elif self._head.expects or self._started:
-            self.linger()
-        else:
-            self._drain()
-
-    def _drain(self) -> None:
-        self._drain_left = self.shared.drain_limit
-        self.phase, self.deadline = DRAIN, self.watch.now + self.watch.limits.drain
-
-    def _settle(self) -> None:
-        """Go on with the next request, or close."""
-        self._head = None
-        if not self._keep_alive:
-            if self._backlog or self._pumping:
-                self.linger()  # what comes behind may be on its way
-            else:
-                self.close()
-            return
-        if self.phase != WRITE:
-            self.phase, self.deadline = IDLE, self.watch.idle_until
-        if not self._pumping and (self._backlog or self.eof):
-            self._go_on()
-
     # --- at the end -----------------------------------------------------------------------------------------------
 
     def _refuse(self, status: int) -> None:
@@ -243,28 +174,6 @@ class Connection(Wire):
         """Answer what is a bug of ours, if there is no answer yet, and close."""
         self._refuse(500)
 
-    def in_work(self) -> bool:
-        """Whether a request is read as a whole, and not answered."""
-        return self._head is not None and self._reader.complete
-
-    def abandon(self) -> None:
-        """Let go of the request, and tell its receiver."""
-        receiver, self._receiver = self._receiver, None
-        self._head, self._backlog, self._answered = None, b"", True
-        if receiver is not None:
-            receiver.closed()
-
-    def rest(self) -> None:
-        """Set `phase` and `deadline` to what the connection is at."""
-        if self._head is None:
-            self.phase, self.deadline = IDLE, self.watch.idle_until
-        elif self._reader.complete:
-            self.phase, self.deadline = WORK, NEVER
-        elif self._started or self._answered:
-            self._drain()
-        else:
-            self.expect_body()
-
     def hold(self) -> None:
         """Hand nothing on until as many calls of `release`."""
         self._holds += 1
@@ -272,4 +181,4 @@ class Connection(Wire):
     def release(self) -> None:
         """Go on."""
         self._holds -= 1
-        self._go_on()
+        self.go_on()

@@ -61,48 +61,31 @@ class Head:
 
     __slots__ = ("block", "expects", "fields", "keep_alive", "length", "method", "minor", "target")
 
-    def __init__(self, block: bytes, method: bytes, target: bytes, minor: bytes, fields: dict[bytes, bytes]) -> None:
+    def __init__(
+        self,
+        block: bytes,
+        method: str,
+        target: str,
+        minor: int,
+        fields: dict[bytes, bytes],
+        length: int | None,
+        keep_alive: bool,
+        expects: bool,
+    ) -> None:
         self.block = block
-        self.method = _METHODS.get(method) or method.decode("ascii")
-        self.target = target.decode("ascii")
-        self.minor = int(minor)
+        self.method = method
+        self.target = target
+        self.minor = minor
         self.fields = Fields(fields)
-        self.expects = False
+        self.length = length
+        self.keep_alive = keep_alive
+        self.expects = expects
         """Whether the sender waits to be told to go on before it sends the body."""
-        self.length = self._framing(fields)
-        self.keep_alive = self._keeps_alive(fields.get(b"connection"))
-        if b"expect" in fields and self.minor:  # RFC 9110, section 10.1.1: ignored in HTTP/1.0
-            self._expect(fields[b"expect"])
-        host = fields.get(b"host")
-        if (host is None and self.minor) or (host is not None and not _HOST.fullmatch(host)):
-            raise Refused(400)  # RFC 9112, section 3.2
 
     def pairs(self) -> Iterator[tuple[str, str]]:
         """Yield every field as it was sent, in order."""
         for name, value in _pairs(self.block):
             yield name.decode("latin-1"), value.decode("latin-1")
-
-    def _framing(self, fields: dict[bytes, bytes]) -> int | None:
-        coding = fields.get(b"transfer-encoding")
-        if coding is None:
-            length = fields.get(b"content-length")
-            return 0 if length is None else int(length)
-        if not self.minor:
-            raise Refused(400)  # RFC 9112, section 6.1: framing that a 1.0 sender cannot mean
-        if coding.strip(b" \t").lower() != b"chunked":
-            raise Refused(501)
-        return None
-
-    def _keeps_alive(self, connection: bytes | None) -> bool:
-        if connection is None:
-            return self.minor == 1
-        options = {option.strip(b" \t") for option in connection.lower().split(b",")}
-        return b"close" not in options and (self.minor == 1 or b"keep-alive" in options)
-
-    def _expect(self, expectation: bytes) -> None:
-        if expectation.strip(b" \t").lower() != b"100-continue":
-            raise Refused(417)
-        self.expects = self.length != 0
 
 
 class Reader:
@@ -115,6 +98,7 @@ class Reader:
         self.parts: list[bytes] = []
         self.complete = True
         self._raw: dict[bytes, bytes] = {}
+        self._host: bytes | None = None
         self.on_header = self._raw.__setitem__
         self.on_body = self.parts.append
         self._parser = httptools.HttpRequestParser(self)
@@ -145,7 +129,7 @@ class Reader:
         fields = {name.lower(): value for name, value in self._raw.items()}
         if len(fields) != count:
             fields = _joined(block)
-        head = Head(block, method, target, minor, fields)
+        head = self._checked(block, method, target, minor == b"1", fields)
         if upgrade:
             self._begin_again(head)
         return head
@@ -156,6 +140,25 @@ class Reader:
             self._parser.feed_data(data)
         except httptools.HttpParserError:
             raise Refused(400) from None
+
+    def _checked(self, block: bytes, method: bytes, target: bytes, new: bool, fields: dict[bytes, bytes]) -> Head:
+        """Return the head as its fields say; `new` is HTTP/1.1."""
+        length: int | None
+        if b"transfer-encoding" in fields:
+            _check_coding(fields[b"transfer-encoding"], new)
+            length = None
+        else:
+            length = int(fields.get(b"content-length", 0))
+        # RFC 9110, section 10.1.1: ignored in HTTP/1.0
+        expects = b"expect" in fields and new and _expects(fields[b"expect"]) and length != 0
+        host = fields.get(b"host")
+        if host != self._host or host is None:  # the last one was good
+            _check_host(host, new)
+            self._host = host
+        connection = fields.get(b"connection")
+        keep_alive = new if connection is None else _keeps_alive(connection, new)
+        name = _METHODS.get(method) or method.decode("ascii")
+        return Head(block, name, target.decode("ascii"), int(new), fields, length, keep_alive, expects)
 
     def _begin_again(self, head: Head) -> None:
         """Go on as if no upgrade had been asked for (RFC 9110, section 7.8): llhttp takes the body for what follows."""
@@ -171,6 +174,30 @@ def check_incomplete(data: bytes) -> None:
         raise Refused(400)
     if len(data) > MAX_HEAD:
         raise Refused(431)
+
+
+def _check_coding(coding: bytes, new: bool) -> None:
+    if not new:
+        raise Refused(400)  # RFC 9112, section 6.1: framing that a 1.0 sender cannot mean
+    if coding.strip(b" \t").lower() != b"chunked":
+        raise Refused(501)
+
+
+def _expects(expectation: bytes) -> bool:
+    if expectation.strip(b" \t").lower() != b"100-continue":
+        raise Refused(417)
+    return True
+
+
+def _check_host(host: bytes | None, new: bool) -> None:
+    """Raise `Refused` where RFC 9112, section 3.2 says so."""
+    if (host is None and new) or (host is not None and not _HOST.fullmatch(host)):
+        raise Refused(400)
+
+
+def _keeps_alive(connection: bytes, new: bool) -> bool:
+    options = {option.strip(b" \t") for option in connection.lower().split(b",")}
+    return b"close" not in options and (new or b"keep-alive" in options)
 
 
 def _pairs(block: bytes) -> Iterator[tuple[bytes, bytes]]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Protocol
 
 from tornado import httputil
 
@@ -14,25 +15,35 @@ from webhookd.http1_accept import Acceptor
 from webhookd.http1_delegate import Delegated
 from webhookd.http1_head import Head
 from webhookd.http1_limits import HEAD, IDLE, Limits, Watch
-from webhookd.http1_shared import Receiver, Shared
+from webhookd.http1_shared import Claim, Receiver, Shared
 
 DRAIN_LIMIT = 32 * 1024 * 1024
-Take = Callable[[Connection, Head], Receiver | None]
+
+
+class Taker(Protocol):
+    """Who takes some requests before the delegate is asked, as `Shared` says."""
+
+    def claim(self, target: str) -> Claim | None:
+        """Return what `take` is to be told, None where the request is not for it."""
+
+    def take(self, connection: Connection, head: Head, claim: Claim, body: bytes | None) -> Receiver:
+        """Take a request."""
 
 
 class Server:
-    """Feeds `delegate` with the requests that `take` does not take."""
+    """Feeds `delegate` with the requests that `taker` does not claim."""
 
     def __init__(
         self,
         delegate: httputil.HTTPServerConnectionDelegate,
-        take: Take | None = None,
+        taker: Taker | None = None,
         *,
         drain_limit: int = DRAIN_LIMIT,
         limits: Limits | None = None,
     ) -> None:
+        taker = taker or _Nobody()
         self.shared: Shared[Connection] = Shared(
-            take or _nobody, lambda on, head: Delegated(on, head, delegate), drain_limit
+            taker.claim, taker.take, lambda connection, head: Delegated(connection, head, delegate), drain_limit
         )
         self._limits = limits or Limits()
         self._acceptors: list[Acceptor] = []
@@ -72,6 +83,11 @@ class Server:
         watch.stop()
 
 
-def _nobody(connection: Connection, head: Head) -> None:
-    """Take nothing."""
-    del connection, head
+class _Nobody:
+    """Takes nothing."""
+
+    def claim(self, target: str) -> Claim | None:
+        del target
+
+    def take(self, connection: Connection, head: Head, claim: Claim, body: bytes | None) -> Receiver:
+        raise NotImplementedError  # nothing is claimed

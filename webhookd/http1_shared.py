@@ -25,19 +25,26 @@ class Receiver(Protocol):
         """Take note that the connection is closed, or about to be, and the request not answered."""
 
 
+Claim = tuple[str, str]
+"""What the target of a delivery names: apiToken and token."""
+
+
 class Shared(Generic[C]):
     """What the connections of one server share.
 
-    `take` is asked first who takes a request, then `delegate`, which takes all the rest. `drain_limit`: how many bytes
-    of a refused body are thrown away, so that the connection can go on.
+    `claim` looks at the target of each request; what it claims `take` gets, with the body where it is there already:
+    then neither `part` nor `end` is called. `delegate` takes all the rest. `drain_limit`: how many bytes of a refused
+    body are thrown away, so that the connection can go on.
     """
 
     def __init__(
         self,
-        take: Callable[[C, Head], Receiver | None],
+        claim: Callable[[str], Claim | None],
+        take: Callable[[C, Head, Claim, bytes | None], Receiver],
         delegate: Callable[[C, Head], Receiver],
         drain_limit: int,
     ) -> None:
+        self.claim = claim
         self.take = take
         self.delegate = delegate
         self.drain_limit = drain_limit

@@ -88,6 +88,21 @@ class DeliveryWork:
         else:
             intake.open.add(self)
 
+    def whole(self, method: str, headers: Mapping[str, str], body: bytes) -> None:
+        """Do all of `begin`, `part` and `end`, for a body that is there already."""
+        self.begin(method, headers, len(body))
+        hook, ticket = self._hook, self._ticket
+        if hook is None or ticket is None:
+            return  # answered already
+        self._size = len(body)
+        try:
+            ticket.grow(len(body))
+        except Rejected as error:
+            self._refuse(error)
+        else:
+            self._whole = True
+            self._check(hook, body)
+
     def part(self, chunk: bytes) -> None:
         """Take the next bytes of the body; they count as they arrive."""
         self._size += len(chunk)
@@ -107,13 +122,17 @@ class DeliveryWork:
         if hook is None:
             return  # answered already: there is nothing to check
         self._whole = True
-        body = self._body()
-        delivery = Delivery(self._headers, body, time.time_ns() // 1_000_000, hook.hook_url)
-        encoding = content_encoding(self._headers.get("content-encoding"))
-        if encoding is None and not _is_large(hook, body):
+        self._check(hook, self._body())
+
+    def _check(self, hook: Hook, body: bytes) -> None:
+        headers, ingest = self._headers, self._intake.ingest
+        delivery = Delivery(headers, body, time.time_ns() // 1_000_000, hook.hook_url)
+        encoded = headers.get("content-encoding")
+        encoding = None if encoded is None else content_encoding(encoded)
+        if encoding is None and (len(body) <= LARGE_SCHEMA_BODY or not _is_large(hook, body)):
             try:
-                verified = self._intake.ingest.verify(hook, delivery)
-                self._publish(hook, self._intake.ingest.examine(hook, verified), verified)
+                verified = ingest.verify(hook, delivery)
+                self._publish(hook, ingest.examine(hook, verified), verified)
             except (Exception, SystemExit) as error:  # noqa: BLE001 - the outermost edge; no plugin ends the daemon
                 self._fail(error)
             return

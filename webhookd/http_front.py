@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from urllib.parse import urlsplit
 
 from tornado import httputil, web
@@ -13,6 +14,8 @@ from webhookd.http_delivery import DeliveryWork
 from webhookd.http_ingest import DeliveryExchange
 from webhookd.http_intake import Intake
 
+_ADDRESS = re.compile(r"/wh/([^/?]+)/([^/?]+)(?:\?.*)?", re.DOTALL)
+
 
 class Front(httputil.HTTPServerConnectionDelegate):
     """The seam between an HTTP server and webhookd: any server that speaks Tornado's delegate interface fits."""
@@ -21,13 +24,17 @@ class Front(httputil.HTTPServerConnectionDelegate):
         self.intake = intake
         self.app = app
 
-    def take(self, connection: Connection, head: Head) -> DeliveryWork | None:
-        """Take the request if it is a delivery: the short way, without an object of Tornado's."""
-        address = delivery_address(head.target)
-        if address is None:
-            return None
+    def claim(self, target: str) -> tuple[str, str] | None:
+        """Return what the request target says of a delivery, None where it is none."""
+        return delivery_address(target)
+
+    def take(self, connection: Connection, head: Head, address: tuple[str, str], body: bytes | None) -> DeliveryWork:
+        """Take a delivery the short way, without an object of Tornado's."""
         work = DeliveryWork(connection, self.intake, *address)
-        work.begin(head.method, head.fields, head.length)
+        if body is None:
+            work.begin(head.method, head.fields, head.length)
+        else:
+            work.whole(head.method, head.fields, body)
         return work
 
     def start_request(self, server_conn: object, request_conn: httputil.HTTPConnection) -> httputil.HTTPMessageDelegate:
@@ -51,7 +58,8 @@ class _Dispatch(httputil.HTTPMessageDelegate):
         self, start_line: httputil.RequestStartLine | httputil.ResponseStartLine, headers: httputil.HTTPHeaders
     ) -> None:
         assert isinstance(start_line, httputil.RequestStartLine)  # noqa: S101 - for the type checker: a server's
-        start_line = start_line._replace(path=_origin_form(start_line.path))
+        if not start_line.path.startswith("/"):
+            start_line = start_line._replace(path=_origin_form(start_line.path))
         address = delivery_address(start_line.path)
         if address is not None:
             self._taker = DeliveryExchange(self._connection, self._front.intake, *address)
@@ -72,16 +80,14 @@ class _Dispatch(httputil.HTTPMessageDelegate):
 
 def delivery_address(target: str) -> tuple[str, str] | None:
     """Return apiToken and token of a request target that is a hook's URL, None for any other."""
-    match _origin_form(target).partition("?")[0].split("/"):
-        case ["", "wh", first, token] if first not in ("", "config") and token:
-            return first, token
-    return None
+    found = _ADDRESS.fullmatch(target if target.startswith("/") else _origin_form(target))
+    if found is None or found[1] == "config":
+        return None
+    return found[1], found[2]
 
 
 def _origin_form(target: str) -> str:
     """Return the path and query of an absolute-form target (RFC 9112, section 3.2.2), other forms as they are."""
-    if target.startswith("/"):
-        return target
     try:
         parts = urlsplit(target)
     except ValueError:

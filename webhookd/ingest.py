@@ -51,7 +51,9 @@ class Ingest:
         if length is not None and length > self.max_body:
             raise BodyTooLarge(f"the body is over {self.max_body} bytes")
         check_content_type(headers.get("content-type"))
-        content_encoding(headers.get("content-encoding"))
+        encoding = headers.get("content-encoding")
+        if encoding is not None:
+            content_encoding(encoding)
         return hook
 
     def verify(self, hook: Hook, delivery: Delivery) -> Verified:

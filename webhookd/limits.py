@@ -28,13 +28,13 @@ class Budget:
         self.max_bytes = max_bytes
         self.deliveries = 0
         self.bytes = 0
-        self._share = share
+        self.share = share
         self._tenants: dict[str, _Use] = {}
 
     def admit(self, tenant: str) -> Ticket:
         """Count one more delivery of `tenant`; raises `Overloaded` or `TenantOverShare`."""
         use = self._tenants.get(tenant)
-        if use is not None and use.deliveries >= max(1, int(self.max_deliveries * self._share())):
+        if use is not None and use.deliveries >= max(1, int(self.max_deliveries * self.share())):
             raise TenantOverShare("this tenant has as many deliveries in work as its share allows; send it again")
         if self.deliveries >= self.max_deliveries:
             raise Overloaded("as many deliveries are in work as may be; send it again")
@@ -44,27 +44,9 @@ class Budget:
         self.deliveries += 1
         return Ticket(self, tenant, use)
 
-    def grow(self, use: _Use, size: int) -> None:
-        """Count `size` more bytes; raises `Overloaded` or `TenantOverShare`, and then counts nothing."""
-        if use.bytes + size > self.max_bytes * self._share():
-            raise TenantOverShare("this tenant has as many bytes in work as its share allows; send it again")
-        if self.bytes + size > self.max_bytes:
-            raise Overloaded("as many bytes are in work as may be; send it again")
-        use.bytes += size
-        self.bytes += size
-
-    def shrink(self, use: _Use, size: int) -> None:
-        """Give `size` bytes back."""
-        use.bytes -= size
-        self.bytes -= size
-
-    def leave(self, tenant: str, use: _Use, size: int) -> None:
-        """Give back one delivery and the `size` bytes that it held."""
-        self.shrink(use, size)
-        use.deliveries -= 1
-        self.deliveries -= 1
-        if not use.deliveries:
-            self._tenants.pop(tenant, None)
+    def forget(self, tenant: str) -> None:
+        """Take note that a tenant has nothing in work."""
+        self._tenants.pop(tenant, None)
 
 
 class Ticket:
@@ -79,19 +61,34 @@ class Ticket:
         self._size = 0
 
     def grow(self, size: int) -> None:
-        """Hold `size` more bytes; raises `Overloaded` or `TenantOverShare`."""
-        if self._budget is not None:
-            self._budget.grow(self._use, size)
-            self._size += size
+        """Hold `size` more bytes; raises `Overloaded` or `TenantOverShare`, and then holds no more than before."""
+        budget, use = self._budget, self._use
+        if budget is None:
+            return
+        if use.bytes + size > budget.max_bytes * budget.share():
+            raise TenantOverShare("this tenant has as many bytes in work as its share allows; send it again")
+        if budget.bytes + size > budget.max_bytes:
+            raise Overloaded("as many bytes are in work as may be; send it again")
+        use.bytes += size
+        budget.bytes += size
+        self._size += size
 
     def shrink(self, size: int) -> None:
         """Give `size` of the bytes back."""
         if self._budget is not None:
-            self._budget.shrink(self._use, size)
+            self._use.bytes -= size
+            self._budget.bytes -= size
             self._size -= size
 
     def release(self) -> None:
         """Give everything back."""
-        if self._budget is not None:
-            self._budget.leave(self._tenant, self._use, self._size)
-            self._budget = None
+        budget, use = self._budget, self._use
+        if budget is None:
+            return
+        self._budget = None
+        use.bytes -= self._size
+        use.deliveries -= 1
+        budget.bytes -= self._size
+        budget.deliveries -= 1
+        if not use.deliveries:
+            budget.forget(self._tenant)
