@@ -15,17 +15,17 @@ class Accepted:
     """The answer to an accepted delivery; `refresh` is called every second or oftener."""
 
     def __init__(self) -> None:
-        self._plain = self._with_receipt = b""
+        self.plain = self.with_receipt = b""
         self.refresh()
 
     def refresh(self) -> None:
         """Have the Date of now."""
-        self._plain = f"HTTP/1.1 204 No Content\r\nDate: {http_date()}\r\n".encode()
-        self._with_receipt = self._plain + b"X-Webhookd-Receipt: "
+        self.plain = f"HTTP/1.1 204 No Content\r\nDate: {http_date()}\r\n".encode()
+        self.with_receipt = self.plain + b"X-Webhookd-Receipt: "
 
-    def head(self, receipt: str | None) -> bytes:
-        """Return the answer but for what `end` returns."""
-        return self._plain if receipt is None else b"%b%b\r\n" % (self._with_receipt, receipt.encode())
+    def whole(self, receipt: str | None) -> bytes:
+        """Return the answer where the connection is kept, as HTTP/1.1 does without saying."""
+        return self.plain + b"\r\n" if receipt is None else b"%b%b\r\n\r\n" % (self.with_receipt, receipt.encode())
 
 
 def end(minor: int, *, keep_alive: bool) -> bytes:

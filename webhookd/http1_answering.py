@@ -49,12 +49,12 @@ class Answering(Wire):
         if self._answered:
             return
         head, shared = self._head, self.shared
-        answer = shared.accepted.head(receipt)
+        answer = shared.accepted.whole(receipt)
         if head is None or not self._keep_alive or not head.minor or shared.stopping or not self._reader.complete:
-            self._reply(answer, b"")
+            self._reply(answer[:-2], b"")
             return
         # the same in short
-        self.transport.write(answer + b"\r\n")
+        self.transport.write(answer)
         self._answered = True
         self._receiver = self._head = None
         if self.phase != WRITE:

@@ -50,7 +50,7 @@ class Delegated(httputil.HTTPConnection):
         self._missing: int | None = None
         """How many bytes of the answer's body are still to be written, None where that is not told."""
         self._message = delegate.start_request(self, self)
-        start_line = httputil.RequestStartLine(head.method, head.target, f"HTTP/1.{head.minor}")
+        start_line = httputil.RequestStartLine(head.method, head.target.decode("ascii"), f"HTTP/1.{head.minor}")
         headers = httputil.HTTPHeaders()
         for name, value in head.pairs():
             headers.add(name, value)

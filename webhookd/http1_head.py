@@ -9,6 +9,9 @@ import httptools
 
 MAX_HEAD = 32 * 1024
 """The longest head, request line included, in bytes; longer is 431."""
+MOST_NAMES = 1000
+"""How many names of fields are remembered."""
+LONGEST_NAME = 64
 MAX_FIELDS = 100
 """How many header fields a request may have; more is 431."""
 
@@ -17,7 +20,7 @@ _REQUEST_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32}) ([!\"$-~]+) HT
 _BARE_LF = re.compile(rb"(?:\A|[^\r])\n")
 _HOST = re.compile(rb"[-A-Za-z0-9._~%!$&'()*+,;=:\[\]]*[ \t]*")
 _ORDINARY = frozenset({b"POST", b"GET", b"HEAD", b"PUT", b"DELETE", b"PATCH", b"OPTIONS"})
-_ONCE = frozenset({b"host", b"content-length", b"transfer-encoding", b"expect"})
+_ONCE = frozenset({"host", "content-length", "transfer-encoding", "expect"})
 _METHODS = {method: method.decode() for method in _ORDINARY}
 
 
@@ -29,24 +32,37 @@ class Refused(Exception):
         self.status = status
 
 
+class _Names(dict[bytes, str]):
+    """The lower-case text of field names, so that the same few are not made again with every request."""
+
+    def __missing__(self, name: bytes) -> str:
+        text = name.lower().decode("ascii")
+        if len(self) < MOST_NAMES and len(name) <= LONGEST_NAME:
+            self[name] = text
+        return text
+
+
+_names = _Names()
+
+
 class Fields(Mapping[str, str]):
     """Header fields by lower-case name, decoded (latin-1) when asked for; values of one name are joined by `,`."""
 
     __slots__ = ("raw",)
 
-    def __init__(self, raw: dict[bytes, bytes]) -> None:
+    def __init__(self, raw: dict[str, bytes]) -> None:
         self.raw = raw
 
     def __getitem__(self, name: str) -> str:
-        return self.raw[name.encode("utf-8", "surrogateescape")].strip(b" \t").decode("latin-1")
+        return self.raw[name].rstrip(b" \t").decode("latin-1")
 
     def get(self, name: str, default: str | None = None) -> str | None:  # type: ignore[override] # default is text
         """Return the value of a field, or `default`."""
-        value = self.raw.get(name.encode("utf-8", "surrogateescape"))
-        return default if value is None else value.strip(b" \t").decode("latin-1")
+        value = self.raw.get(name)
+        return default if value is None else value.rstrip(b" \t").decode("latin-1")
 
     def __iter__(self) -> Iterator[str]:
-        return (name.decode("latin-1") for name in self.raw)
+        return iter(self.raw)
 
     def __len__(self) -> int:
         return len(self.raw)
@@ -57,20 +73,12 @@ class Fields(Mapping[str, str]):
 
 
 class Head:
-    """One request up to its body. `length` is the body's in bytes, None for a chunked one."""
+    """One request up to its body. `length` is the body's in bytes, None for a chunked one; HTTP/1.`minor`."""
 
     __slots__ = ("block", "expects", "fields", "keep_alive", "length", "method", "minor", "target")
 
     def __init__(
-        self,
-        block: bytes,
-        method: str,
-        target: str,
-        minor: int,
-        fields: dict[bytes, bytes],
-        length: int | None,
-        keep_alive: bool,
-        expects: bool,
+        self, block: bytes, method: str, target: bytes, minor: int, fields: dict[str, bytes], length: int | None
     ) -> None:
         self.block = block
         self.method = method
@@ -78,8 +86,9 @@ class Head:
         self.minor = minor
         self.fields = Fields(fields)
         self.length = length
-        self.keep_alive = keep_alive
-        self.expects = expects
+        self.keep_alive = minor == 1 if "connection" not in fields else _keeps_alive(fields["connection"], minor)
+        # RFC 9110, section 10.1.1: ignored in HTTP/1.0
+        self.expects = "expect" in fields and minor == 1 and _expects(fields["expect"]) and length != 0
         """Whether the sender waits to be told to go on before it sends the body."""
 
     def pairs(self) -> Iterator[tuple[str, str]]:
@@ -123,13 +132,23 @@ class Reader:
             upgrade = True
         except httptools.HttpParserError:
             raise Refused(400) from None
-        count = block.count(b"\r\n") - 2
+        count = block.count(b"\n") - 2
         if count > MAX_FIELDS:
             raise Refused(431)
-        fields = {name.lower(): value for name, value in self._raw.items()}
+        fields = {_names[name]: value for name, value in self._raw.items()}
         if len(fields) != count:
             fields = _joined(block)
-        head = self._checked(block, method, target, minor == b"1", fields)
+        length: int | None = None
+        if "transfer-encoding" in fields:
+            _check_coding(fields["transfer-encoding"], minor)
+        else:
+            length = int(fields.get("content-length", 0))
+        host = fields.get("host")
+        if host != self._host or host is None:  # the last one was good
+            _check_host(host, minor)
+            self._host = host
+        name = _METHODS.get(method) or method.decode("ascii")
+        head = Head(block, name, target, 1 if minor == b"1" else 0, fields, length)
         if upgrade:
             self._begin_again(head)
         return head
@@ -140,25 +159,6 @@ class Reader:
             self._parser.feed_data(data)
         except httptools.HttpParserError:
             raise Refused(400) from None
-
-    def _checked(self, block: bytes, method: bytes, target: bytes, new: bool, fields: dict[bytes, bytes]) -> Head:
-        """Return the head as its fields say; `new` is HTTP/1.1."""
-        length: int | None
-        if b"transfer-encoding" in fields:
-            _check_coding(fields[b"transfer-encoding"], new)
-            length = None
-        else:
-            length = int(fields.get(b"content-length", 0))
-        # RFC 9110, section 10.1.1: ignored in HTTP/1.0
-        expects = b"expect" in fields and new and _expects(fields[b"expect"]) and length != 0
-        host = fields.get(b"host")
-        if host != self._host or host is None:  # the last one was good
-            _check_host(host, new)
-            self._host = host
-        connection = fields.get(b"connection")
-        keep_alive = new if connection is None else _keeps_alive(connection, new)
-        name = _METHODS.get(method) or method.decode("ascii")
-        return Head(block, name, target.decode("ascii"), int(new), fields, length, keep_alive, expects)
 
     def _begin_again(self, head: Head) -> None:
         """Go on as if no upgrade had been asked for (RFC 9110, section 7.8): llhttp takes the body for what follows."""
@@ -176,8 +176,8 @@ def check_incomplete(data: bytes) -> None:
         raise Refused(431)
 
 
-def _check_coding(coding: bytes, new: bool) -> None:
-    if not new:
+def _check_coding(coding: bytes, minor: bytes) -> None:
+    if minor == b"0":
         raise Refused(400)  # RFC 9112, section 6.1: framing that a 1.0 sender cannot mean
     if coding.strip(b" \t").lower() != b"chunked":
         raise Refused(501)
@@ -189,15 +189,15 @@ def _expects(expectation: bytes) -> bool:
     return True
 
 
-def _check_host(host: bytes | None, new: bool) -> None:
+def _check_host(host: bytes | None, minor: bytes) -> None:
     """Raise `Refused` where RFC 9112, section 3.2 says so."""
-    if (host is None and new) or (host is not None and not _HOST.fullmatch(host)):
+    if (host is None and minor == b"1") or (host is not None and not _HOST.fullmatch(host)):
         raise Refused(400)
 
 
-def _keeps_alive(connection: bytes, new: bool) -> bool:
+def _keeps_alive(connection: bytes, minor: int) -> bool:
     options = {option.strip(b" \t") for option in connection.lower().split(b",")}
-    return b"close" not in options and (new or b"keep-alive" in options)
+    return b"close" not in options and (minor == 1 or b"keep-alive" in options)
 
 
 def _pairs(block: bytes) -> Iterator[tuple[bytes, bytes]]:
@@ -207,11 +207,11 @@ def _pairs(block: bytes) -> Iterator[tuple[bytes, bytes]]:
         yield name, value.strip(b" \t")
 
 
-def _joined(block: bytes) -> dict[bytes, bytes]:
+def _joined(block: bytes) -> dict[str, bytes]:
     """Return the fields of a head in which names are repeated."""
-    fields: dict[bytes, bytes] = {}
+    fields: dict[str, bytes] = {}
     for given, value in _pairs(block):
-        name = given.lower()
+        name = _names[given]
         if name not in fields:
             fields[name] = value
         elif name in _ONCE:

@@ -23,7 +23,7 @@ DRAIN_LIMIT = 32 * 1024 * 1024
 class Taker(Protocol):
     """Who takes some requests before the delegate is asked, as `Shared` says."""
 
-    def claim(self, target: str) -> Claim | None:
+    def claim(self, target: bytes) -> Claim | None:
         """Return what `take` is to be told, None where the request is not for it."""
 
     def take(self, connection: Connection, head: Head, claim: Claim, body: bytes | None) -> Receiver:
@@ -86,8 +86,9 @@ class Server:
 class _Nobody:
     """Takes nothing."""
 
-    def claim(self, target: str) -> Claim | None:
+    def claim(self, target: bytes) -> Claim | None:
         del target
+        return None
 
     def take(self, connection: Connection, head: Head, claim: Claim, body: bytes | None) -> Receiver:
         raise NotImplementedError  # nothing is claimed

@@ -39,7 +39,7 @@ class Shared(Generic[C]):
 
     def __init__(
         self,
-        claim: Callable[[str], Claim | None],
+        claim: Callable[[bytes], Claim | None],
         take: Callable[[C, Head, Claim, bytes | None], Receiver],
         delegate: Callable[[C, Head], Receiver],
         drain_limit: int,

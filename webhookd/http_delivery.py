@@ -7,6 +7,7 @@ import io
 import time
 from asyncio import Future
 from collections.abc import Mapping
+from types import MappingProxyType
 
 import structlog
 import uuid_utils
@@ -43,10 +44,15 @@ log = structlog.get_logger(__name__)
 class DeliveryWork:
     """One request to a hook's URL, in the parts in which it arrives: `begin`, `part`, `end`; it answers by itself."""
 
-    __slots__ = (
-        *("_answers", "_api_token", "_chunks", "_headers", "_hook", "_intake"),
-        *("_message", "_size", "_started", "_task", "_ticket", "_token", "_whole"),
-    )
+    # plain defaults: most deliveries set few of them
+    _hook: Hook | None = None
+    _ticket: Ticket | None = None
+    _message: Message | None = None
+    _task: asyncio.Task[None] | None = None
+    _headers: Mapping[str, str] = MappingProxyType({})
+    _chunks: list[bytes] | None = None
+    _size = 0
+    _whole = False
 
     def __init__(self, answers: Answers, intake: Intake, api_token: str, token: str) -> None:
         self._answers = answers
@@ -54,14 +60,6 @@ class DeliveryWork:
         self._api_token = api_token
         self._token = token
         self._started = time.perf_counter()
-        self._hook: Hook | None = None
-        self._ticket: Ticket | None = None
-        self._headers: Mapping[str, str] = {}
-        self._chunks: list[bytes] = []
-        self._size = 0
-        self._task: asyncio.Task[None] | None = None
-        self._message: Message | None = None
-        self._whole = False
 
     # --- the request, as it arrives --------------------------------------------------------------------------------
 
@@ -114,6 +112,8 @@ class DeliveryWork:
         except Rejected as error:
             self._refuse(error)
         else:
+            if self._chunks is None:
+                self._chunks = []
             self._chunks.append(chunk)
 
     def end(self) -> None:
@@ -131,8 +131,7 @@ class DeliveryWork:
         encoding = None if encoded is None else content_encoding(encoded)
         if encoding is None and (len(body) <= LARGE_SCHEMA_BODY or not _is_large(hook, body)):
             try:
-                verified = ingest.verify(hook, delivery)
-                self._publish(hook, ingest.examine(hook, verified), verified)
+                self._publish(hook, *ingest.judge(hook, delivery))
             except (Exception, SystemExit) as error:  # noqa: BLE001 - the outermost edge; no plugin ends the daemon
                 self._fail(error)
             return
@@ -140,12 +139,12 @@ class DeliveryWork:
         self._task = asyncio.get_running_loop().create_task(slowly)  # kept: the loop does not
 
     def _body(self) -> bytes:
-        if len(self._chunks) == 1:
-            return self._chunks.pop()
+        chunks, self._chunks = self._chunks or (), None
+        if len(chunks) == 1:
+            return chunks[0]
         buffer = io.BytesIO()  # its value is handed out without a copy, unlike that of a join
-        for chunk in self._chunks:
+        for chunk in chunks:
             buffer.write(chunk)
-        self._chunks.clear()
         return buffer.getvalue()
 
     async def _end_slowly(self, hook: Hook, delivery: Delivery, encoding: Encoding | None) -> None:
@@ -270,7 +269,7 @@ class DeliveryWork:
             self._leave()
 
     def _leave(self) -> None:
-        self._chunks.clear()
+        self._chunks = None
         self._intake.leave(self)
         if self._ticket is not None:
             self._ticket.release()

@@ -14,6 +14,10 @@ from webhookd.http_delivery import DeliveryWork
 from webhookd.http_ingest import DeliveryExchange
 from webhookd.http_intake import Intake
 
+MOST_ADDRESSES = 10_000
+"""How many targets are remembered as read; whether there is such a hook is looked up each time."""
+LONGEST_TARGET = 200
+
 _ADDRESS = re.compile(r"/wh/([^/?]+)/([^/?]+)(?:\?.*)?", re.DOTALL)
 
 
@@ -23,10 +27,18 @@ class Front(httputil.HTTPServerConnectionDelegate):
     def __init__(self, intake: Intake, app: web.Application) -> None:
         self.intake = intake
         self.app = app
+        self._addresses: dict[bytes, tuple[str, str]] = {}
 
-    def claim(self, target: str) -> tuple[str, str] | None:
+    def claim(self, target: bytes) -> tuple[str, str] | None:
         """Return what the request target says of a delivery, None where it is none."""
-        return delivery_address(target)
+        address = self._addresses.get(target)
+        if address is None:
+            address = delivery_address(target.decode("ascii"))
+            if address is not None and len(target) <= LONGEST_TARGET:
+                if len(self._addresses) >= MOST_ADDRESSES:
+                    self._addresses.clear()
+                self._addresses[target] = address
+        return address
 
     def take(self, connection: Connection, head: Head, address: tuple[str, str], body: bytes | None) -> DeliveryWork:
         """Take a delivery the short way, without an object of Tornado's."""

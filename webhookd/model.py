@@ -5,8 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal, NewType
+from typing import Literal, NamedTuple, NewType
 
 import msgspec
 
@@ -96,8 +95,7 @@ class Hook(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=Tr
         return tuple(s.value for s in self.secrets if s.until is None or s.until > now_ms)
 
 
-@dataclass(frozen=True, slots=True)
-class Delivery:
+class Delivery(NamedTuple):
     """One POST of a sender to a hook's URL, as it arrived.
 
     `headers` has lower-case names; a header sent twice has its values joined by `,`. `body` is the bytes as received
@@ -105,10 +103,14 @@ class Delivery:
     sender knows it: some senders sign it.
     """
 
-    headers: Mapping[str, str] = field(repr=False)
-    body: bytes = field(repr=False)
+    headers: Mapping[str, str]
+    body: bytes
     received_at: int
-    hook_url: str = field(default="", repr=False)
+    hook_url: str = ""
+
+    def __repr__(self) -> str:
+        """Keep headers, body and the hook's URL out of logs and tracebacks."""
+        return f"Delivery(received_at={self.received_at}, {len(self.body)} bytes)"
 
 
 Verified = NewType("Verified", Delivery)
