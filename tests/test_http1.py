@@ -5,6 +5,7 @@ import contextlib
 import re
 import socket
 import struct
+from pathlib import Path
 
 import pytest
 from hypothesis import example, given
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from wire import HOOK, KINDS, MAX_BODY, PATH, STATUS, Client, World, chunked, post, serving
 
 from webhookd.http1 import Connection
+from webhookd.http1_head import MAX_FIELDS, MAX_HEAD
 from webhookd.http1_limits import Limits, Watch
 from webhookd.http1_server import Server
 
@@ -294,6 +296,31 @@ def test_what_is_at_the_limit_passes():
     seen, _, world = run(_exchange("llhttp", head + longest + extended, 3, OPEN))
     assert seen == [204] * 4
     assert [message.body for message in world.publisher.messages] == [b"{}"] * 4
+
+
+def test_the_limits_are_those_that_operators_are_told():
+    text = (Path(__file__).parents[1] / "docs" / "operating.md").read_text()
+    section = text.partition("### What is refused before that")[2].partition("\n## ")[0]
+    table = [line.split("|")[1:4] for line in section.splitlines() if line.startswith("| ")][1:]
+    told = {what.strip(): (much.strip(), beyond.strip()) for what, much, beyond in table}
+    limits = Limits()
+    expected = {
+        "header, with the request line": (f"{MAX_HEAD // 1024} KiB", "431"),
+        "header fields": (f"{MAX_FIELDS}", "431"),
+        "time for a header, from its first byte": (f"{limits.head:g} s", "408"),
+        "time for a body to keep up with the next line": (f"{limits.body_grace:g} s", "408"),
+        "bytes of a body per second, on average": (f"{limits.body_rate // 1024} KiB", "408"),
+        "time for any body": (f"{limits.body:g} s", "408"),
+        "time between two requests of a connection": (f"{limits.idle:g} s", "closed"),
+        "time for the rest of a refused body, which is read so that the answer is seen": (
+            f"{limits.drain:g} s",
+            "closed",
+        ),
+        "time in which a client reads nothing of its answers": (f"{limits.write:g} s", "closed"),
+    }
+    assert told.items() >= expected.items()
+    assert told["connections"][0].startswith(f"{limits.connections:,},")
+    assert f"idle for longest, {limits.spare:g} s and more" in section
 
 
 # --- whatever the network does to the bytes ------------------------------------------------------------------------------
