@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import os
 import re
+import resource
 import socket
 import struct
 from pathlib import Path
@@ -595,6 +597,46 @@ def test_more_connections_than_may_be_wait_for_room(loop):
             for client in more:  # one after the other, in the place of those that have been idle for longest
                 assert await client.statuses(1) == [204]
                 assert server.connections <= 4
+
+    run(scenario(), loop)
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_connections_wait_while_there_is_no_descriptor(loop, capfd):
+    async def scenario():
+        before = resource.getrlimit(resource.RLIMIT_NOFILE)
+        async with serving("llhttp", World().front) as (port, server):
+            with contextlib.ExitStack() as stack, socket.create_connection(("127.0.0.1", port), 10) as waiting:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (waiting.fileno() + 20, before[1]))
+                stack.callback(resource.setrlimit, resource.RLIMIT_NOFILE, before)
+                with contextlib.suppress(OSError):
+                    while True:
+                        stack.callback(os.close, os.dup(0))
+                await asyncio.sleep(0.5)
+                assert server.connections == 0
+                stack.close()
+                waiting.setblocking(False)
+                await asyncio.get_running_loop().sock_sendall(waiting, GOOD)
+                answer = await asyncio.wait_for(asyncio.get_running_loop().sock_recv(waiting, 1000), 10)
+                assert answer.startswith(b"HTTP/1.1 204 ")
+
+    run(scenario(), loop)
+    said = capfd.readouterr()
+    assert 1 <= (said.out + said.err).count("no connection can be accepted now") <= 4
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_stop_in_the_middle_of_accepting(loop):
+    async def scenario():
+        async with serving("llhttp", World().front) as (port, server):
+            with socket.create_connection(("127.0.0.1", port), 10) as client:
+                while not server.connections:  # noqa: ASYNC110 - in the very turn in which it is accepted
+                    await asyncio.sleep(0)
+                await server.close(5)
+                assert server.connections == 0
+                client.settimeout(5)
+                with contextlib.suppress(ConnectionError):
+                    assert client.recv(100) == b""
 
     run(scenario(), loop)
 

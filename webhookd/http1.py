@@ -17,6 +17,11 @@ class Connection(Answering):
 
     # --- reading --------------------------------------------------------------------------------------------------
 
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Let go of everything."""
+        super().connection_lost(exc)
+        self._reader.let_go()
+
     def data_received(self, data: bytes) -> None:
         """Take what was received."""
         if self.phase == LINGER:

@@ -87,7 +87,7 @@ class Delegated(httputil.HTTPConnection):
         if taken is None:
             return
         future = asyncio.ensure_future(taken)
-        if future.done() and not future.exception():
+        if future.done() and not future.cancelled() and not future.exception():
             return
         self._busy = True
         self._connection.hold()

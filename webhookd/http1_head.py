@@ -17,7 +17,6 @@ MAX_FIELDS = 100
 
 _REQUEST_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32}) ([!\"$-~]+) HTTP/1\.([01])\r\n")
 """RFC 9112, section 3, as strict as it is written: one space, visible ASCII without a fragment, 1.0 or 1.1."""
-_BARE_LF = re.compile(rb"(?:\A|[^\r])\n")
 _HOST = re.compile(rb"[-A-Za-z0-9._~%!$&'()*+,;=:\[\]]*[ \t]*")
 _ORDINARY = frozenset({b"POST", b"GET", b"HEAD", b"PUT", b"DELETE", b"PATCH", b"OPTIONS"})
 _ONCE = frozenset({"host", "content-length", "transfer-encoding", "expect"})
@@ -160,6 +159,10 @@ class Reader:
         except httptools.HttpParserError:
             raise Refused(400) from None
 
+    def let_go(self) -> None:
+        """Break the circle that it makes with llhttp: nothing is read any more."""
+        del self._parser
+
     def _begin_again(self, head: Head) -> None:
         """Go on as if no upgrade had been asked for (RFC 9110, section 7.8): llhttp takes the body for what follows."""
         self.complete = False
@@ -170,8 +173,8 @@ class Reader:
 
 def check_incomplete(data: bytes) -> None:
     """Raise `Refused` for the beginning of a head that can no longer become a good one."""
-    if _BARE_LF.search(data, 0, MAX_HEAD):
-        raise Refused(400)
+    if data.count(b"\n", 0, MAX_HEAD) != data.count(b"\r\n", 0, MAX_HEAD):
+        raise Refused(400)  # a bare LF
     if len(data) > MAX_HEAD:
         raise Refused(431)
 
@@ -196,6 +199,8 @@ def _check_host(host: bytes | None, minor: bytes) -> None:
 
 
 def _keeps_alive(connection: bytes, minor: int) -> bool:
+    if connection == b"keep-alive":
+        return True
     options = {option.strip(b" \t") for option in connection.lower().split(b",")}
     return b"close" not in options and (minor == 1 or b"keep-alive" in options)
 

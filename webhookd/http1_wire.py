@@ -27,6 +27,7 @@ class Wire(asyncio.Protocol, ABC):
         """How much of the body has come, in bytes."""
         self.writable: asyncio.Future[None] | None = None
         """Done once the client has read enough to be sent more; None where that is so."""
+        self._open = False
         self._body_began = 0.0
         self._unsent = 0
 
@@ -71,6 +72,9 @@ class Wire(asyncio.Protocol, ABC):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take note."""
         self.transport = cast("asyncio.Transport", transport)
+        self._open = True
+        if self.phase == LINGER:  # closed before it was open
+            self.transport.abort()
 
     def connection_lost(self, exc: BaseException | None) -> None:  # noqa: ARG002 - asyncio's
         """Take note, and tell whoever has a request in work."""
@@ -129,13 +133,18 @@ class Wire(asyncio.Protocol, ABC):
 
     def close(self) -> None:
         """Close once everything is written."""
+        if not self._open:
+            self.abort()
+            return
         self._unsent = self.transport.get_write_buffer_size()
         self.phase, self.deadline = LINGER, self.watch.now + self.watch.limits.write
         self.transport.close()
 
     def abort(self) -> None:
         """Close now, whatever is left."""
-        self.transport.abort()
+        self.phase, self.deadline = LINGER, NEVER
+        if self._open:
+            self.transport.abort()
 
     def linger(self) -> None:
         """Close once the client has closed, too, or after a while; closed at once, unread bytes would be a reset."""
