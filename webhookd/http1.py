@@ -23,16 +23,12 @@ class Connection(Answering):
         self._reader.let_go()
 
     def data_received(self, data: bytes) -> None:
-        """Take what was received."""
+        """Handle as much of what was received as can be now, and keep the rest."""
         if self.phase == LINGER:
             return
         if self._backlog:
             data = self._backlog + data
             self._backlog = b""
-        self._pump(data)
-
-    def _pump(self, data: bytes) -> None:
-        """Handle as much of `data` as can be now, and keep the rest."""
         self._pumping = True
         try:
             while data and self.phase != LINGER:
@@ -57,7 +53,7 @@ class Connection(Answering):
         self.transport.resume_reading()
         data, self._backlog = self._backlog, b""
         if data:
-            self._pump(data)
+            self.data_received(data)
         if self.eof and self._head is None:
             self.close()
 

@@ -270,7 +270,11 @@ class DeliveryWork:
 
     def _leave(self) -> None:
         self._chunks = None
-        self._intake.leave(self)
+        intake = self._intake
+        if intake.stopping:
+            intake.leave(self)
+        else:
+            intake.open.discard(self)  # the same, for less
         if self._ticket is not None:
             self._ticket.release()
 

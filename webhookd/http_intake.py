@@ -59,5 +59,5 @@ class Intake:
     def leave(self, work: object) -> None:
         """Take note that a delivery is answered, or its sender gone."""
         self.open.discard(work)
-        if not self.open:
+        if self.stopping and not self.open:
             self._answered.set()
