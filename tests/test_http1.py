@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from tornado import httputil
 from wire import HOOK, KINDS, MAX_BODY, PATH, STATUS, Client, World, chunked, post, serving
 
 from webhookd.http1 import Connection
@@ -434,6 +435,53 @@ def test_an_application_that_miscounts_is_cut_off(kind, length, caplog):
             assert STATUS.findall(client.seen) in ([b"200"], [])
 
     run(scenario())
+
+
+class Failing(httputil.HTTPServerConnectionDelegate, httputil.HTTPMessageDelegate):
+    """Fails at one step of a request."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def start_request(self, server_conn, request_conn):
+        self.connection = request_conn
+        return self.at("start_request") or self
+
+    def headers_received(self, start_line, headers):
+        if self.step == "input":
+            raise httputil.HTTPInputError("as asked for")
+        return self.later() if self.step == "later" else self.at("headers_received")
+
+    def data_received(self, chunk):
+        return self.at("data_received")
+
+    def finish(self):
+        self.at("finish")
+
+    async def later(self):
+        await asyncio.sleep(0.01)
+        raise RuntimeError("as asked for")
+
+    def at(self, step):
+        if step == self.step:
+            raise RuntimeError("as asked for")
+
+
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("step", ["start_request", "headers_received", "data_received", "finish", "later", "input"])
+def test_a_delegate_that_fails_costs_its_own_connection(step, loop, capfd):
+    async def scenario():
+        async with serving("llhttp", Failing(step)) as (port, server), Client.to(port) as client:
+            client.send(GOOD + GOOD)
+            seen = await client.rest()
+            assert STATUS.findall(seen) == [b"400" if step == "input" else b"500"]
+            assert b"as asked for" not in seen
+            client.writer.close()
+            await until(lambda: not server.connections)
+
+    run(scenario(), loop)
+    said = capfd.readouterr()
+    assert (said.out + said.err).count("a connection failed by a bug") == (step != "input")
 
 
 @pytest.mark.parametrize("loop", LOOPS)
