@@ -20,6 +20,8 @@ from webhookd.vitals import Vitals
 LOAD_TIMEOUT = 5.0
 """How long a start waits, in seconds, for the hooks, before it serves without knowing them."""
 RETRY_STORE = 1.0
+COLLECT = (50_000, 20, 50)
+"""When to look for garbage in cycles: deliveries make none, and each look at those in work is a delay for them."""
 SHOWN = 10
 """How many of the hooks that one snapshot sets aside get a line of their own."""
 
@@ -35,6 +37,7 @@ async def following(store: HookStore, table: HookTable, vitals: Vitals) -> Async
             await asyncio.wait_for(table.first_snapshot(), LOAD_TIMEOUT)
         gc.collect()
         gc.freeze()  # hooks are here to stay: no collection need look at them again
+        gc.set_threshold(*COLLECT)
         yield
     finally:
         task.cancel()
