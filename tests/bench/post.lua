@@ -1,0 +1,29 @@
+-- For wrk: POSTs one body again and again, and tells the figures on one line.
+-- Arguments: path, file of the body, then the headers as "Name: value".
+local request_bytes
+
+function init(args)
+    local file = assert(io.open(args[2], "rb"))
+    local body = file:read("*a")
+    file:close()
+    local headers = {}
+    for number = 3, #args do
+        local name, value = args[number]:match("^([^:]+): (.*)$")
+        headers[name] = value
+    end
+    request_bytes = wrk.format("POST", args[1], headers, body)
+end
+
+function request()
+    return request_bytes
+end
+
+-- us: microseconds; failed: connections that could not be made, broke, or did not answer in time
+function done(summary, latency)
+    local errors = summary.errors
+    io.write(string.format(
+        "FIGURES answered=%d us=%d refused=%d failed=%d p50=%d p99=%d p999=%d\n",
+        summary.requests, summary.duration, errors.status,
+        errors.connect + errors.read + errors.write + errors.timeout,
+        latency:percentile(50), latency:percentile(99), latency:percentile(99.9)))
+end

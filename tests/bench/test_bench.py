@@ -1,0 +1,166 @@
+"""The bench itself, for a moment each: that figures come out, and that no delivery can be lost without being missed."""
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+from bench import payloads, proc, report, targets
+from bench.cases import CASES, ENFORCED, SIGNED, SPOOL, TORNADO, WEBHOOKD
+from bench.compare import Broker, run
+from bench.load import Load, deliver, figures
+from bench.measure import Case, Figures, measure
+from bench.queues import Queue
+from bench.subjects import Subject
+
+from webhookd.registry import load as load_plugins
+
+ACCEPTED = b"HTTP/1.1 204 No Content\r\n\r\n"
+REFUSED = b"HTTP/1.1 503 Service Unavailable\r\nContent-Length: 4\r\n\r\nfull"
+
+
+@pytest.fixture
+def broker(rabbitmq, vhost) -> Broker:
+    return Broker(vhost, rabbitmq.pid)
+
+
+def cases() -> Iterator[Case]:
+    yield Case("all of webhookd", (WEBHOOKD, SIGNED, ENFORCED), size=10240, senders=8)
+    yield Case("a baseline", (TORNADO,), senders=8, queue="classic", close=True)
+    yield Case("the spool", (SPOOL,), senders=8)
+    yield Case("an open loop", (WEBHOOKD,), senders=8, rate=200)
+
+
+@pytest.mark.parametrize("case", cases(), ids=lambda case: case.name)
+def test_each_kind_of_case_gives_figures_and_loses_nothing(case, tmp_path, broker):
+    found = run(case, tmp_path, broker, 1, 0.5, wrk=False)
+    assert list(found) == list(case.subjects)
+    for (its,) in found.values():
+        assert (its.refused, its.failed) == (0, 0)
+        assert its.accepted == 100 if case.rate else its.accepted > 0
+        assert min(its.rate, its.cpu, its.rss, its.p50) > 0
+        assert its.p50 <= its.p99 <= its.p999
+    assert case.name in report.table(case, found)
+
+
+@contextmanager
+def answering(answer: Callable[[int], bytes]) -> Iterator[int]:
+    """Serve, on one connection after the other, what `answer` says to each request by its number; b"" hangs up."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    numbers = iter(range(1_000_000))
+
+    def serve() -> None:
+        while True:
+            try:
+                connection = listener.accept()[0]
+            except OSError:
+                return
+            with connection:
+                while connection.recv(65536):
+                    said = answer(next(numbers))
+                    if not said:
+                        break
+                    connection.sendall(said)
+
+    thread = threading.Thread(target=serve)
+    thread.start()
+    try:
+        yield listener.getsockname()[1]
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)
+        listener.close()
+        thread.join()
+
+
+def load(port: int, *, rate: float | None = None, seconds: float = 0.3, close: bool = False) -> Load:
+    return Load(port, "/wh/a/b", payloads.HEADERS, b"{}", senders=1, seconds=seconds, rate=rate, close=close)
+
+
+def test_a_server_that_keeps_nothing_is_found_out(broker):
+    queue = Queue(broker.url, "classic")
+    with answering(lambda _: ACCEPTED) as port:
+        liar = Subject("a liar", os.getpid(), port, "/wh/a/b")
+        with pytest.raises(AssertionError, match="a liar lost"):
+            measure(liar, Case("lies", ("a liar",), senders=1), 0.2, queue, broker.pid, wrk=False, patience=1)
+
+
+def test_what_is_refused_or_fails_is_counted_as_that():
+    with answering(lambda number: REFUSED if number % 2 else ACCEPTED) as port:
+        fate = deliver(load(port, rate=100), wrk=False)
+    assert (fate.answered, fate.refused, fate.failed, fate.accepted) == (30, 15, 0, 15)
+    with answering(lambda number: b"" if number % 2 else ACCEPTED) as port:
+        fate = deliver(load(port, rate=100), wrk=False)
+    assert (fate.answered, fate.refused, fate.failed) == (15, 0, 15)
+
+
+def test_a_stall_is_the_latency_of_all_that_were_due_meanwhile():
+    def stalls_once(number: int) -> bytes:
+        time.sleep(0.4 if number == 10 else 0)
+        return ACCEPTED
+
+    with answering(stalls_once) as port:
+        fate = deliver(load(port, rate=100, seconds=0.5), wrk=False)
+    assert fate.answered == 50
+    assert fate.p999 > 390
+    assert fate.p50 > 100, "only the delivery that stalled was late: the others were held back"
+
+
+def test_what_wrk_says_is_read():
+    said = "Running 5s test\nFIGURES answered=1000 us=5000000 refused=3 failed=2 p50=1500 p99=20000 p999=30100\n"
+    fate = figures(said)
+    assert (fate.answered, fate.accepted, fate.failed, fate.seconds) == (1000, 997, 2, 5.0)
+    assert (fate.p50, fate.p99, fate.p999) == (1.5, 20.0, 30.1)
+
+
+@pytest.mark.parametrize("size", [100, 1600, 2048, 10240, 1 << 20])
+def test_bodies_have_their_size_and_are_pushes(size):
+    body = payloads.push(size)
+    assert len(body) == size
+    plugins = load_plugins()
+    github = plugins.get("github")
+    headers = payloads.headers(body, signed=True)
+    assert github.sign(body, payloads.SECRET, 0)["X-Hub-Signature-256"] == headers["X-Hub-Signature-256"]
+    assert "X-Hub-Signature-256" not in payloads.headers(body, signed=False)
+
+
+def test_cpu_time_of_children_counts_while_they_live_and_after():
+    before = proc.cpu(os.getpid())
+    child = os.fork()
+    if not child:
+        end = time.process_time() + 0.2
+        while time.process_time() < end:
+            pass
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert proc.cpu(os.getpid()) - before >= 0.19
+    assert os.getpid() in proc.tree(os.getppid())
+
+
+def some(rate: float, cpu: float) -> Figures:
+    return Figures(rate, 1, 2, 3, cpu, 50, 60, 0, 0, 1000)
+
+
+def test_ratios_are_those_of_a_round():
+    rounds = {WEBHOOKD: [some(10, 20), some(40, 10), some(10, 30)], TORNADO: [some(5, 40), some(20, 10), some(5, 90)]}
+    assert report.ratio(rounds, "rate", WEBHOOKD, TORNADO) == 2
+    assert report.ratio(rounds, "cpu", WEBHOOKD, TORNADO) == 0.5
+
+
+def test_targets_are_of_cases_that_there_are_and_say_whether_they_are_met():
+    names = {case.name: set(case.subjects) for case in CASES}
+    for target in targets.TARGETS:
+        rounds = {name: [some(9000, 20)] for name in names[target.case]}
+        assert target.row(rounds)[-1] in {"yes", "no"}
+    lean, fat = ({WEBHOOKD: [some(1, cpu)]} for cpu in (35, 36))
+    target = targets.Target("case", "CPU µs", targets.cpu(), most=35)
+    assert [target.row(rounds)[-1] for rounds in (lean, fat)] == ["yes", "no"]
+
+
+def test_a_block_of_the_document_is_replaced():
+    document = "before\n<!-- measured: x -->\n\nold\n\n<!-- end: x -->\nafter\n"
+    assert report.replaced(document, "x", "new") == document.replace("old", "new")
+    with pytest.raises(AssertionError, match="no marks of y"):
+        report.replaced(document, "y", "new")
