@@ -23,7 +23,8 @@ class Load:
     """Deliveries of one body: by `senders` connections without a pause, or `rate` a second whatever the answers."""
 
     port: int
-    path: str
+    paths: tuple[str, ...]
+    """The hooks that get them, in turn."""
     headers: dict[str, str]
     body: bytes
     senders: int
@@ -65,12 +66,14 @@ def deliver(load: Load, *, wrk: bool = True) -> Fate:
 def _by_wrk(load: Load) -> Fate:
     headers = [f"{name}: {value}" for name, value in load.headers.items()]
     headers += ["Connection: close"] if load.close else []
-    with tempfile.NamedTemporaryFile() as body:
+    with tempfile.NamedTemporaryFile() as body, tempfile.NamedTemporaryFile("w") as paths:
         body.write(load.body)
         body.flush()
+        paths.writelines(f"{path}\n" for path in load.paths)
+        paths.flush()
         command = [need("wrk"), "--threads=1", f"--connections={load.senders}", f"--duration={round(load.seconds)}s"]
         command += ["--timeout=20s", f"--script={HERE / 'post.lua'}", f"http://127.0.0.1:{load.port}", "--"]
-        done = subprocess.run([*command, load.path, body.name, *headers], capture_output=True, text=True, check=False)
+        done = subprocess.run([*command, paths.name, body.name, *headers], capture_output=True, text=True, check=False)
     return figures(done.stdout + done.stderr)
 
 

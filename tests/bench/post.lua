@@ -1,21 +1,25 @@
 -- For wrk: POSTs one body again and again, and tells the figures on one line.
--- Arguments: path, file of the body, then the headers as "Name: value".
-local request_bytes
+-- Arguments: file of the paths (one a line, taken in turn), file of the body, then the headers as "Name: value".
+local requests = {}
+local number = 0
 
 function init(args)
     local file = assert(io.open(args[2], "rb"))
     local body = file:read("*a")
     file:close()
     local headers = {}
-    for number = 3, #args do
-        local name, value = args[number]:match("^([^:]+): (.*)$")
+    for at = 3, #args do
+        local name, value = args[at]:match("^([^:]+): (.*)$")
         headers[name] = value
     end
-    request_bytes = wrk.format("POST", args[1], headers, body)
+    for path in io.lines(args[1]) do
+        requests[#requests + 1] = wrk.format("POST", path, headers, body)
+    end
 end
 
 function request()
-    return request_bytes
+    number = number % #requests + 1
+    return requests[number]
 end
 
 -- us: microseconds; failed: connections that could not be made, broke, or did not answer in time

@@ -6,6 +6,7 @@ hide it by having fewer deliveries sent. `select` waits to the microsecond, wher
 """
 
 import gc
+import itertools
 import json
 import selectors
 import socket
@@ -26,10 +27,11 @@ class Sender:
 
     def __init__(self, spec: dict[str, Any]) -> None:
         body = spec["body"].encode()
-        lines = [f"POST {spec['path']} HTTP/1.1", f"Host: 127.0.0.1:{spec['port']}", f"Content-Length: {len(body)}"]
+        lines = [f"Host: 127.0.0.1:{spec['port']}", f"Content-Length: {len(body)}"]
         lines += [f"{name}: {value}" for name, value in spec["headers"].items()]
         lines += ["Connection: close"] if spec["close"] else []
-        self.request = ("\r\n".join(lines) + "\r\n\r\n").encode() + body
+        rest = ("\r\n".join(lines) + "\r\n\r\n").encode() + body
+        self.requests = itertools.cycle(f"POST {path} HTTP/1.1\r\n".encode() + rest for path in spec["paths"])
         self.address = ("127.0.0.1", spec["port"])
         self.close: bool = spec["close"]
         self.selector = selectors.SelectSelector() if spec["senders"] <= SELECTABLE else selectors.DefaultSelector()
@@ -95,7 +97,7 @@ class Connection:
         self.left = memoryview(b"")
 
     def send(self, due: float) -> None:
-        self.due, self.read, self.left = due, b"", memoryview(self.sender.request)
+        self.due, self.read, self.left = due, b"", memoryview(next(self.sender.requests))
         if self.socket is None:
             self.socket = socket.create_connection(self.sender.address)
             self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

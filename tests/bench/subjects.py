@@ -28,7 +28,7 @@ class Subject:
     name: str
     pid: int
     port: int
-    path: str
+    paths: tuple[str, ...]
     signed: bool = False
     kept: Callable[[], int] | None = None
     """How many messages it holds itself: of a server whose broker is its own spool."""
@@ -37,7 +37,7 @@ class Subject:
 
     def load(self, body: bytes, senders: int, seconds: float, *, rate: float | None, close: bool) -> Load:
         headers = payloads.headers(body, signed=self.signed)
-        return Load(self.port, self.path, headers, body, senders, seconds, rate, close)
+        return Load(self.port, self.paths, headers, body, senders, seconds, rate, close)
 
 
 Start = Callable[[Path, str], AbstractContextManager[Subject]]
@@ -55,7 +55,7 @@ def webhookd(name: str, folder: Path, broker: str, **hook: str) -> Iterator[Subj
             name,
             daemon.pid,
             daemon.port,
-            urlsplit(details["hookUrl"]).path,
+            (urlsplit(details["hookUrl"]).path,),
             signed="secret" in hook,
             kept=(lambda: int(daemon.metrics()[spool])) if broker == "spool:" else None,
             idle=proc.rss(daemon.pid),
@@ -84,7 +84,7 @@ class Baseline(Server):
 def baseline(name: str, folder: Path, broker: str, command: list[str]) -> Iterator[Subject]:
     with Baseline(folder, broker, command) as server:
         path = f"/wh/{server.api_token}/{server.token}"
-        yield Subject(name, server.pid, server.port, path, idle=proc.rss(server.pid))
+        yield Subject(name, server.pid, server.port, (path,), idle=proc.rss(server.pid))
 
 
 SIGNED = {"secret": payloads.SECRET}

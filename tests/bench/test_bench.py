@@ -2,15 +2,19 @@
 
 import os
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from xml.etree import ElementTree
 
 import pytest
-from bench import payloads, proc, report, targets
+from bench import growth, payloads, plot, proc, report, targets
 from bench.cases import CASES, ENFORCED, SIGNED, SPOOL, TORNADO, WEBHOOKD
 from bench.compare import Broker, run
+from bench.growth import AXES
 from bench.load import Load, deliver, figures
 from bench.measure import Case, Figures, measure
 from bench.queues import Queue
@@ -76,13 +80,13 @@ def answering(answer: Callable[[int], bytes]) -> Iterator[int]:
 
 
 def load(port: int, *, rate: float | None = None, seconds: float = 0.3, close: bool = False) -> Load:
-    return Load(port, "/wh/a/b", payloads.HEADERS, b"{}", senders=1, seconds=seconds, rate=rate, close=close)
+    return Load(port, ("/wh/a/b",), payloads.HEADERS, b"{}", senders=1, seconds=seconds, rate=rate, close=close)
 
 
 def test_a_server_that_keeps_nothing_is_found_out(broker):
     queue = Queue(broker.url, "classic")
     with answering(lambda _: ACCEPTED) as port:
-        liar = Subject("a liar", os.getpid(), port, "/wh/a/b")
+        liar = Subject("a liar", os.getpid(), port, ("/wh/a/b",))
         with pytest.raises(AssertionError, match="a liar lost"):
             measure(liar, Case("lies", ("a liar",), senders=1), 0.2, queue, broker.pid, wrk=False, patience=1)
 
@@ -126,17 +130,29 @@ def test_bodies_have_their_size_and_are_pushes(size):
     assert "X-Hub-Signature-256" not in payloads.headers(body, signed=False)
 
 
+BURN = """
+import os, sys, time
+child = os.fork()
+if not child:
+    while time.process_time() < 0.2: pass
+    print("burnt", flush=True)
+    sys.stdin.readline()
+    os._exit(0)
+os.waitpid(child, 0)
+print("over", flush=True)
+sys.stdin.readline()
+"""
+
+
 def test_cpu_time_of_children_counts_while_they_live_and_after():
-    before = proc.cpu(os.getpid())
-    child = os.fork()
-    if not child:
-        end = time.process_time() + 0.2
-        while time.process_time() < end:
-            pass
-        os._exit(0)
-    os.waitpid(child, 0)
-    assert proc.cpu(os.getpid()) - before >= 0.19
-    assert os.getpid() in proc.tree(os.getppid())
+    command = [sys.executable, "-c", BURN]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        for said, descendants in (("burnt\n", 1), ("over\n", 0)):
+            assert process.stdout.readline() == said
+            assert len(proc.tree(process.pid)) == 1 + descendants
+            assert proc.cpu(process.pid) >= 0.19
+            process.stdin.write("\n")
+            process.stdin.flush()
 
 
 def some(rate: float, cpu: float) -> Figures:
@@ -164,3 +180,26 @@ def test_a_block_of_the_document_is_replaced():
     assert report.replaced(document, "x", "new") == document.replace("old", "new")
     with pytest.raises(AssertionError, match="no marks of y"):
         report.replaced(document, "y", "new")
+
+
+def test_growth_gives_a_figure_for_each_point_and_a_plot(tmp_path, broker):
+    axis = next(axis for axis in AXES if axis.title == "tenants")
+    found = growth.run(axis, (1, 2000), tmp_path, broker, 1, 0.3, wrk=False)
+    assert [its[0].refused + its[0].failed for its in found.values()] == [0, 0]
+    assert min(its[0].accepted for its in found.values()) > 0
+    assert growth.table(axis, found).splitlines()[-1].startswith("| 2,000 |")
+    document = ElementTree.fromstring(plot.drawn([growth.panel(axis, found)] * 3))
+    assert len(document.findall(".//{*}circle")) == 6
+    assert document.attrib["viewBox"] == "0 0 840 560"
+
+
+def test_a_plot_places_points_by_their_values():
+    panel = plot.Panel("a < b", "x", "y", [(1, 10), (10, 20), (1000, 40)])
+    dots = ElementTree.fromstring(plot.drawn([panel])).findall(".//{*}circle")
+    xs, ys = ([float(dot.attrib[name]) for dot in dots] for name in ("cx", "cy"))
+    assert xs[2] - xs[1] == pytest.approx(2 * (xs[1] - xs[0]), abs=0.2)
+    assert ys[1] - ys[2] == pytest.approx(2 * (ys[0] - ys[1]), abs=0.2)
+    assert plot.decades(3, 25_000) == [1, 10, 100, 1000, 10_000, 100_000]
+    assert plot.decades(1, 1) == [1, 10]
+    assert plot.steps(161) == [0, 50, 100, 150, 200]
+    assert [plot.short(value) for value in (0.5, 20, 1000, 2_500_000)] == ["0.5", "20", "1k", "2.5M"]
