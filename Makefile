@@ -52,7 +52,7 @@ growth: $(VENV)/test.stamp load-tools  ## Measure a delivery as bodies, hooks, s
 memory: $(VENV)/test.stamp load-tools  ## Measure memory where it might swell; ARGS=--quick.
 	@$(BENCH).memory $(ARGS)
 
-profile: $(VENV)/test.stamp $(BENCHED)/py-spy load-tools  ## Draw where a loaded daemon spends its time: build/bench/profile.svg.
+profile: $(VENV)/test.stamp load-tools  ## Draw where a loaded daemon spends its time: build/bench/profile.svg.
 	@$(BENCH).flame $(ARGS)
 
 load-tools:
@@ -71,11 +71,6 @@ $(BENCHED)/go-server: tests/bench/baselines/go/main.go
 	@.ci/need go:golang-go $(GO_AMQP):golang-github-rabbitmq-amqp091-go-dev
 	@mkdir -p $(BENCHED)
 	@GO111MODULE=off GOPATH=/usr/share/gocode go build -o $@ $<
-
-$(BENCHED)/py-spy: $(VENV)/test.stamp
-	@mkdir -p $(BENCHED)
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --target $(BENCHED)/py-spy.d 'py-spy==0.4.3'
-	@ln -sf py-spy.d/bin/py-spy $@
 
 clean:  ## Remove what these targets made.
 	rm -rf $(VENV) build dist *.egg-info .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache

@@ -56,16 +56,21 @@ def run(case: Case, folder: Path, broker: Broker, rounds: int, seconds: float, *
     return found
 
 
-def machine(rounds: int, seconds: float) -> str:
+def machine(how: str) -> str:
     """Say where and how it was measured."""
     model = next(
         (line.partition(": ")[2] for line in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in line),
         platform.machine(),
     )
     return (
-        f"Measured on {datetime.now(UTC):%Y-%m-%d}: {rounds} rounds of {seconds:g} s, medians; {os.cpu_count()} cores of"
-        f" {model.strip()}, Python {platform.python_version()}, load average {os.getloadavg()[1]:.1f}."
+        f"Measured on {datetime.now(UTC):%Y-%m-%d}{how}; {os.cpu_count()} cores of {model.strip()},"
+        f" Python {platform.python_version()}, load average {os.getloadavg()[1]:.1f}."
     )
+
+
+def medians(rounds: int, seconds: float) -> str:
+    """Say what the figures are of."""
+    return f": {rounds} rounds of {seconds:g} s, medians" if rounds > 1 else f": one round of {seconds:g} s"
 
 
 def parsed(arguments: Sequence[str]) -> argparse.Namespace:
@@ -96,7 +101,7 @@ def main(arguments: Sequence[str]) -> None:
                 print(tables[-1] + "\n", flush=True)
     goals = targets.table(everything)
     print(goals)
-    text = "\n\n".join([machine(given.rounds, given.seconds), goals, *tables])
+    text = "\n\n".join([machine(medians(given.rounds, given.seconds)), goals, *tables])
     report.keep("deliveries", text, everything, write=given.write)
     print(f"\n{time.monotonic() - begun:.0f} s", file=sys.stderr)
 

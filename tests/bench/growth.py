@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from bench import many, plot, proc, report
-from bench.compare import WARM_UP, Broker, machine
+from bench.compare import WARM_UP, Broker, machine, medians
 from bench.load import deliver
 from bench.measure import Case, Figures, load_of, measure
 from bench.queues import Queue
@@ -138,7 +138,9 @@ def main(arguments: Sequence[str]) -> None:
                 panels.append(panel(axis, found))
                 print(tables[-1] + "\n", flush=True)
     drawing = plot.drawn(panels)
-    report.keep("growth", "\n\n".join([machine(given.rounds, given.seconds), *tables]), everything, write=given.write)
+    report.keep(
+        "growth", "\n\n".join([machine(medians(given.rounds, given.seconds)), *tables]), everything, write=given.write
+    )
     (report.BUILT / "growth.svg").write_text(drawing)
     if given.write:
         PLOT.write_text(drawing)

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import aiormq
 import aiormq.abc
@@ -17,11 +17,14 @@ Result = TypeVar("Result")
 
 
 class Queue:
-    """One durable queue bound to the exchange, of a kind: `classic` or `quorum`. It is made anew."""
+    """One durable queue bound to the exchange, of a kind: `classic` or `quorum`. It is made anew.
 
-    def __init__(self, url: str, kind: str) -> None:
+    With `most`, it lets go of the oldest messages beyond so many.
+    """
+
+    def __init__(self, url: str, kind: str, *, most: int | None = None) -> None:
         self.url = url
-        self.kind = kind
+        self.arguments: dict[str, Any] = {"x-queue-type": kind} | ({"x-max-length": most} if most else {})
         self._do(self._make)
 
     def __len__(self) -> int:
@@ -52,7 +55,7 @@ class Queue:
     async def _make(self, channel: aiormq.abc.AbstractChannel) -> None:
         await channel.queue_delete(QUEUE)
         await channel.exchange_declare(EXCHANGE, exchange_type="topic", durable=True)
-        await channel.queue_declare(QUEUE, durable=True, arguments={"x-queue-type": self.kind})
+        await channel.queue_declare(QUEUE, durable=True, arguments=self.arguments)
         await channel.queue_bind(QUEUE, EXCHANGE, "event.#")
 
     async def _count(self, channel: aiormq.abc.AbstractChannel) -> int:

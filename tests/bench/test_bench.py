@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from xml.etree import ElementTree
 
 import pytest
-from bench import growth, payloads, plot, proc, report, targets
+from bench import flame, growth, memory, payloads, plot, proc, report, targets
 from bench.cases import CASES, ENFORCED, SIGNED, SPOOL, TORNADO, WEBHOOKD
 from bench.compare import Broker, run
 from bench.growth import AXES
@@ -203,3 +203,59 @@ def test_a_plot_places_points_by_their_values():
     assert plot.decades(1, 1) == [1, 10]
     assert plot.steps(161) == [0, 50, 100, 150, 200]
     assert [plot.short(value) for value in (0.5, 20, 1000, 2_500_000)] == ["0.5", "20", "1k", "2.5M"]
+
+
+SMALL = memory.Amounts(seconds=0.3, senders=4, size=1 << 20, connections=20, hooks=5000, minutes=0.02)
+
+
+def test_memory_is_measured_where_it_might_swell(tmp_path, broker):
+    found = [
+        *memory.large_bodies(SMALL, tmp_path / "large", broker.url, signed=True),
+        *memory.burst(SMALL, tmp_path / "burst", broker.url),
+        *memory.hooks(SMALL, tmp_path / "hooks", 1),
+    ]
+    large, burst, hanging, hooks = found
+    assert min(large.measured, burst.measured, hooks.measured) > 10
+    assert large.remark.endswith(" 0 refused, 0 closed without an answer")
+    assert burst.remark == "20 204"
+    assert (hanging.measured, hanging.broken) == (0, False)
+    assert memory.table(found).count("\n") == 1 + len(found)
+
+
+def test_full_load_is_looked_at_all_the_time(tmp_path, broker):
+    idle, full, *growth = memory.steady(SMALL, tmp_path / "steady", broker.url, wrk=False)
+    assert full.measured >= idle.measured * 0.9 > 0
+    assert [row.what.rpartition(" ")[2] for row in growth] == ["MB", "fds", "threads", "tasks"]
+
+
+def test_what_grows_is_found_out():
+    samples = [memory.Sample(rss=100 + number, fds=20, threads=4, tasks=10) for number in range(30)]
+    rss, *others = memory.growing(samples, 1)
+    assert (rss.measured, rss.broken) == (10, True)
+    assert [row.broken for row in others] == [False] * 3
+    assert memory.Row("x", 5, 5).broken is False
+    assert memory.Row("x", 5).broken is False
+
+
+@pytest.mark.parametrize("per_tenant", [1, 10])
+def test_a_hook_costs_less_than_600_bytes(tmp_path, per_tenant):
+    """The daemon itself, with the caches that it fills once, is in both counts."""
+    sizes = []
+    for count in (20_000, 100_000):
+        with growth.with_hooks(count, tmp_path / str(count), "spool:", per_tenant=per_tenant) as subject:
+            sizes.append(subject.idle)
+    assert 100 < (sizes[1] - sizes[0]) * 1e6 / 80_000 < 600
+
+
+def test_a_flame_graph_shows_the_daemon(tmp_path, broker):
+    case = Case("profile", (SPOOL,), senders=4)
+    to = tmp_path / "profile.svg"
+    try:
+        flame.draw(case, SPOOL, tmp_path / "daemon", broker, 1, to, wrk=False)
+    except AssertionError as error:
+        if "Permission denied" in str(error) or "Operation not permitted" in str(error):
+            pytest.skip("no process may be traced here")
+        raise
+    drawing = to.read_text()
+    assert "<svg" in drawing
+    assert "webhookd/daemon.py" in drawing
