@@ -11,9 +11,12 @@ KILLS := 200
 THOROUGH := --rounds=5 --pause=20 --outage=600 --mixed=1800
 NEEDED := curl:curl openssl:openssl strace:strace systemd-analyze:systemd unshare:util-linux mount:mount ps:procps
 NEEDED += rabbitmq-server:rabbitmq-server etcd:etcd-server etcdctl:etcd-client
+BENCHED := build/bench
+BENCH := PYTHONPATH=tests $(BIN)/python -m bench
+GO_AMQP := /usr/share/gocode/src/github.com/rabbitmq/amqp091-go/doc.go
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint pytest faults clean
+.PHONY: help run test lint pytest faults bench growth memory profile load-tools clean
 
 help:  ## List the targets.
 	@sed -n 's/^\([a-z]*\):.*  ## \(.*\)/make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 14
@@ -39,6 +42,35 @@ pytest: $(VENV)/test.stamp
 faults: $(VENV)/test.stamp  ## Bring every fault about for hours, KILLS=200 kills among them, and tell what is lost.
 	@.ci/need $(NEEDED)
 	$(BIN)/pytest tests/faults --kills=$(KILLS) $(THOROUGH) $(ARGS)
+
+bench: $(VENV)/test.stamp load-tools $(BENCHED)/fastify.stamp $(BENCHED)/go-server  ## Compare webhookd with three other servers; ARGS=--quick takes a minute or two.
+	@$(BENCH).compare $(ARGS)
+
+growth: $(VENV)/test.stamp load-tools  ## Measure a delivery as bodies, hooks, senders, tenants grow; ARGS=--quick.
+	@$(BENCH).growth $(ARGS)
+
+memory: $(VENV)/test.stamp load-tools  ## Measure memory where it might swell; ARGS=--quick.
+	@$(BENCH).memory $(ARGS)
+
+profile: $(VENV)/test.stamp load-tools  ## Draw where a loaded daemon spends its time: build/bench/profile.svg.
+	@$(BENCH).flame $(ARGS)
+
+load-tools:
+	@.ci/need wrk:wrk rabbitmq-server:rabbitmq-server
+
+$(BENCHED)/fastify.stamp: $(wildcard tests/bench/baselines/fastify/*)
+	@.ci/need node:nodejs npm:npm
+	@node -e 'process.exit(process.versions.node.split(".")[0] < 20 ? 1 : 0)' || { \
+	    echo "Fastify needs Node 20 or newer in PATH; this is $$(node --version)" >&2; exit 1; }
+	@mkdir -p $(BENCHED)/fastify
+	@cp $^ $(BENCHED)/fastify
+	@npm ci --prefix $(BENCHED)/fastify --ignore-scripts --no-audit --no-fund --loglevel=error
+	@touch $@
+
+$(BENCHED)/go-server: tests/bench/baselines/go/main.go
+	@.ci/need go:golang-go $(GO_AMQP):golang-github-rabbitmq-amqp091-go-dev
+	@mkdir -p $(BENCHED)
+	@GO111MODULE=off GOPATH=/usr/share/gocode go build -o $@ $<
 
 clean:  ## Remove what these targets made.
 	rm -rf $(VENV) build dist *.egg-info .coverage .coverage.* .hypothesis .mypy_cache .pytest_cache .ruff_cache

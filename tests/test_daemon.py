@@ -27,7 +27,12 @@ def test_a_healthy_daemon(daemon):
     assert (missing.status, missing.headers["Content-Type"]) == (404, "application/problem+json")
     assert request(daemon.admin_port, "POST", "/livez").status == 405
     metrics = daemon.metrics()
-    for name in ("webhookd_hooks_current", "webhookd_event_loop_lag_seconds_count", "process_cpu_seconds_total"):
+    for name in (
+        "webhookd_hooks_current",
+        "webhookd_event_loop_lag_seconds_count",
+        "webhookd_tasks",
+        "process_cpu_seconds_total",
+    ):
         assert name in metrics
     assert metrics['webhookd_build_info{version="0.1.0"}'] == 1
     assert daemon.stop() == 0

@@ -155,3 +155,37 @@ def test_an_old_secret_is_valid_until_its_end():
     assert rotated.valid_secrets(100) == ("new",)
     assert rotated.signed
     assert not hook(1).signed
+
+
+FULL = hook(
+    1,
+    tenant_is_int=True,
+    ts_field="a.b",
+    secrets=(Secret("hush-hush"),),
+    validation="enforce",
+    on_mismatch="ignore",
+)
+
+
+def test_a_stored_hook_is_the_hook_in_every_field_but_its_revision():
+    assert FULL.stored(7) == msgspec.structs.replace(FULL, revision=7)
+    assert FULL.stored(7, hook(2)) == msgspec.structs.replace(FULL, revision=7)
+    assert hook(1).stored(7, hook(2, "7")) == hook(1, revision=7)
+    moved = hook(1, api_token="another")
+    assert moved.stored(7, hook(2)) == msgspec.structs.replace(moved, revision=7)
+
+
+def test_hooks_that_come_one_by_one_share_their_words():
+    """As those of a snapshot do: a daemon that saw a million hooks come needs no more memory than one that read them."""
+
+    def fresh(number: int) -> Hook:
+        return msgspec.json.decode(msgspec.json.encode(hook(number, event="push", ts_field="a.b")), type=Hook)
+
+    one, other = fresh(1), fresh(2)
+    assert one.api_token is not other.api_token
+    known = table(fresh(3))
+    for each in (one, msgspec.structs.replace(other, datasource="circleci")):
+        known.apply(each)
+    one, other = known.get(one.token), known.get(other.token)
+    assert (one.api_token is other.api_token, one.tenant is other.tenant) == (True, True)
+    assert (one.event is other.event, one.ts_field is other.ts_field, one.base_url is other.base_url) == (True,) * 3

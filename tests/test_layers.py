@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 
 LAYERS = (
     {"version", "model"},
-    {"errors", "forms", "tsfield", "logs"},
+    {"errors", "forms", "tsfield", "logs", "tenant_index"},
     {"datasource", "ports", "auth", "body", "limits", "settings", "statedir", "listeners", "sdnotify"},
     {"hookspecs", "hooks", "schema", "generic", "keys", "jwk"},
     {"registry", "ingest"},

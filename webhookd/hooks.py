@@ -11,6 +11,7 @@ from webhookd.datasource import same
 from webhookd.errors import HooksNotCurrent, UnknownHook
 from webhookd.model import Hook
 from webhookd.ports import Change, Checked, Deleted, Lost, SetAside, Snapshot
+from webhookd.tenant_index import TenantIndex
 
 STALE = 10.0
 """For how many seconds after the store was last checked the table is taken to hold what the store holds."""
@@ -30,7 +31,7 @@ class HookTable:
         self._checked = -math.inf
         self._first_snapshot = asyncio.Event()
         self._hooks: dict[str, Hook] = {}
-        self._tenants: dict[str, dict[tuple[str, str], Hook]] = {}
+        self._tenants = TenantIndex()
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
 
     def __len__(self) -> int:
@@ -75,11 +76,11 @@ class HookTable:
 
     def by_key(self, tenant: str, datasource: str, event: str) -> Hook | None:
         """Return the tenant's hook for this datasource and event, if any."""
-        return self._tenants.get(tenant, {}).get((datasource, event))
+        return self._tenants.get(tenant, datasource, event)
 
     def of_tenant(self, tenant: str) -> list[Hook]:
         """Return the tenant's hooks, oldest first."""
-        return sorted(self._tenants.get(tenant, {}).values(), key=lambda hook: (hook.created_at, hook.token))
+        return sorted(self._tenants.of(tenant), key=lambda hook: (hook.created_at, hook.token))
 
     def apply(self, change: Change) -> None:
         """Take over one change of the store; a snapshot replaces everything at once."""
@@ -91,10 +92,8 @@ class HookTable:
             case SetAside(token=token, reason=reason):
                 self._forget(token)
                 self.set_aside[token] = reason
-            case Hook(token=token):
-                self._forget(token)
-                self._hooks[token] = change
-                self._tenants.setdefault(change.tenant, {})[change.datasource, change.event] = change
+            case Hook():
+                self._hold(change)
             case Checked(at=at):
                 self._checked = at
                 self.following = True
@@ -116,23 +115,23 @@ class HookTable:
 
     def _replace(self, snapshot: Snapshot) -> None:
         self._hooks = {hook.token: hook for hook in snapshot.hooks}
-        self._tenants = {}
-        for hook in snapshot.hooks:
-            self._tenants.setdefault(hook.tenant, {})[hook.datasource, hook.event] = hook
+        self._tenants = TenantIndex(snapshot.hooks)
         self.set_aside = dict(snapshot.set_aside)
         self._checked = snapshot.checked
         self.following = snapshot.checked > -math.inf
         self._first_snapshot.set()
 
+    def _hold(self, hook: Hook) -> None:
+        self._forget(hook.token)
+        held = hook.stored(hook.revision, self._tenants.any(hook.tenant))
+        self._hooks[held.token] = held
+        self._tenants.put(held)
+
     def _forget(self, token: str) -> None:
         self.set_aside.pop(token, None)
         hook = self._hooks.pop(token, None)
-        if hook is None:
-            return
-        of_tenant = self._tenants[hook.tenant]
-        of_tenant.pop((hook.datasource, hook.event), None)
-        if not of_tenant:
-            del self._tenants[hook.tenant]
+        if hook is not None:
+            self._tenants.discard(hook)
 
     def _wake(self) -> None:
         for revision, waiter in self._waiters:

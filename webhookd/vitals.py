@@ -45,7 +45,8 @@ class Pulse:
                 action()
 
     def collect(self) -> Iterator[Metric]:
-        """Yield the lag in Prometheus form."""
+        """Yield the lag, and what the loop has to do, in Prometheus form."""
+        yield gauge("webhookd_tasks", "Tasks of the event loop.", len(asyncio.all_tasks()))
         yield gauge("webhookd_event_loop_lag_last_seconds", "How late the last beat of the event loop was.", self._last)
         yield self._lags.collect()
 

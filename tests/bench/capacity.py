@@ -17,13 +17,10 @@ import aiormq
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from bench.many import fill
 from harness import Daemon, until
 from servers import RabbitMQ
 from traffic import Traffic
-
-from webhookd.adapters.sqlite import SqliteStore
-from webhookd.model import Hook
-from webhookd.ports import Snapshot
 
 EXCHANGE = "events-to-enrich"
 SENDERS = 16
@@ -95,25 +92,8 @@ def outage(folder: Path, rabbitmq: RabbitMQ, url: str, seconds: float) -> Iterat
 def hooks(folder: Path, count: int) -> Iterator[Row]:
     """Compare the memory of a daemon that has hooks with that of one that has none, after both have worked a little."""
 
-    def a_hook(number: int) -> Hook:
-        return Hook(
-            token=f"{number:040x}",
-            api_token=f"00000000-0000-4000-8000-{number // 10:012x}",
-            tenant=str(number // 10),
-            datasource="github",
-            event=f"push-{number % 10}",
-            ts_field="repository.pushed_at",
-            base_url="https://webhook.example.org",
-            created_at=1_700_000_000_000,
-        )
-
-    async def fill(path: Path) -> None:
-        store = SqliteStore(path)
-        await store.replace_all(Snapshot(tuple(a_hook(number) for number in range(count)), 1))
-        await store.close()
-
     path = folder / "hooks.db"
-    asyncio.run(fill(path))
+    fill(path, count)
     resident = []
     for name, flags in (("none", {}), ("many", {"store": f"sqlite://{path}"})):
         with daemon_of(folder, name, **flags) as daemon:

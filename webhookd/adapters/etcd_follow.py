@@ -73,6 +73,7 @@ class Following:
     async def _load(self) -> Snapshot:
         at = time.monotonic()
         hooks: list[Hook] = []
+        tenants: dict[str, Hook] = {}
         set_aside: dict[str, str] = {}
         foreign, revision = 0, 0
         key, end = self._keys.hooks, end_of(self._keys.hooks)
@@ -85,7 +86,7 @@ class Following:
                     await asyncio.sleep(0)
                 match self._keys.read(pair):
                     case Hook() as hook:
-                        hooks.append(hook)
+                        hooks.append(hook.stored(hook.revision, tenants.setdefault(hook.tenant, hook)))
                     case SetAside(token=token, reason=reason):
                         set_aside[token] = reason
                     case None:

@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import TypeVar
 
 import msgspec
@@ -153,7 +154,7 @@ class SqliteStore:
         with self._connect() as db:
             db.execute("BEGIN IMMEDIATE")
             hooks: dict[str, Hook | None] = {hook.token: hook for hook in snapshot.hooks}
-            for token, record in db.execute("SELECT token, record FROM hook").fetchall():
+            for token, record in db.execute("SELECT token, record FROM hook"):  # never all of them in memory
                 hook = hooks.get(token)
                 if hook is None:
                     hooks[token] = None
@@ -214,21 +215,28 @@ def _prepare(db: sqlite3.Connection) -> None:
         raise StoreError(f"written by another version of webhookd (its format is {version})")
 
 
-def decode(record: bytes, revision: int) -> Hook:
-    """Return the hook of one row; raises StoreError where the record is none."""
+def decode(record: bytes, revision: int, tenants: Mapping[str, Hook] = MappingProxyType({})) -> Hook:
+    """Return the hook of one row, sharing what it can with another one of its tenant in `tenants`.
+
+    Raises StoreError where the record is none.
+    """
     try:
         hook = msgspec.json.decode(record, type=Hook)
     except (msgspec.MsgspecError, UnicodeDecodeError, TypeError) as error:
         raise StoreError(f"a record cannot be decoded: {error}") from error
-    return hook.stored(revision)
+    return hook.stored(revision, tenants.get(hook.tenant))
 
 
 def _readable(rows: Iterable[tuple[str, str, str, bytes, int]]) -> Iterable[Hook]:
+    tenants: dict[str, Hook] = {}
     for tenant, datasource, event, record, revision in rows:
         try:
-            yield decode(record, revision)
+            hook = decode(record, revision, tenants)
         except StoreError as error:
             log.warning("hook left out", tenant=tenant, datasource=datasource, _event=event, reason=str(error))
+        else:
+            tenants.setdefault(hook.tenant, hook)
+            yield hook
 
 
 def _row(hook: Hook) -> tuple[str, str, str, str, bytes, int]:
