@@ -91,4 +91,5 @@ class _Nobody:
         return None
 
     def take(self, connection: Connection, head: Head, claim: Claim, body: bytes | None) -> Receiver:
-        raise NotImplementedError  # nothing is claimed
+        del connection, head, claim, body
+        raise AssertionError("nothing is claimed")
