@@ -98,7 +98,10 @@ class Datasource:
 
 def hmac_sha256(secret: str | bytes, *parts: bytes) -> bytes:
     """Return the HMAC-SHA256 (RFC 2104) of the concatenated `parts`; a `str` secret is its UTF-8 bytes."""
-    mac = hmac.new(secret.encode() if isinstance(secret, str) else secret, digestmod=hashlib.sha256)
+    key = secret.encode() if isinstance(secret, str) else secret
+    if len(parts) == 1:
+        return hmac.digest(key, parts[0], "sha256")  # without an object: the body alone is what most senders sign
+    mac = hmac.new(key, digestmod=hashlib.sha256)
     for part in parts:
         mac.update(part)
     return mac.digest()

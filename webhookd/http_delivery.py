@@ -50,7 +50,10 @@ class DeliveryWork:
     _message: Message | None = None
     _task: asyncio.Task[None] | None = None
     _headers: Mapping[str, str] = MappingProxyType({})
-    _chunks: list[bytes] | None = None
+    _first: bytes | None = None
+    """The first piece of the body, where that comes in pieces."""
+    _buffer: io.BytesIO | None = None
+    """All pieces, where there are more."""
     _size = 0
     _whole = False
 
@@ -112,9 +115,14 @@ class DeliveryWork:
         except Rejected as error:
             self._refuse(error)
         else:
-            if self._chunks is None:
-                self._chunks = []
-            self._chunks.append(chunk)
+            if self._first is None:
+                self._first = chunk
+                return
+            if self._buffer is None:
+                # grown in place, and handed out without a copy: pieces to be joined would be in memory a second time
+                self._buffer = io.BytesIO()
+                self._buffer.write(self._first)
+            self._buffer.write(chunk)
 
     def end(self) -> None:
         """Check the delivery and publish its message."""
@@ -139,13 +147,9 @@ class DeliveryWork:
         self._task = asyncio.get_running_loop().create_task(slowly)  # kept: the loop does not
 
     def _body(self) -> bytes:
-        chunks, self._chunks = self._chunks or (), None
-        if len(chunks) == 1:
-            return chunks[0]
-        buffer = io.BytesIO()  # its value is handed out without a copy, unlike that of a join
-        for chunk in chunks:
-            buffer.write(chunk)
-        return buffer.getvalue()
+        first, buffer = self._first, self._buffer
+        self._first = self._buffer = None
+        return (first or b"") if buffer is None else buffer.getvalue()
 
     async def _end_slowly(self, hook: Hook, delivery: Delivery, encoding: Encoding | None) -> None:
         """Do what `end` does for a body that is large or compressed, without holding the event loop."""
@@ -269,7 +273,7 @@ class DeliveryWork:
             self._leave()
 
     def _leave(self) -> None:
-        self._chunks = None
+        self._first = self._buffer = None
         intake = self._intake
         if intake.stopping:
             intake.leave(self)
