@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
+import uvloop
 from links import ScriptedLink
 from test_publishers import MIB, a_message
 
@@ -68,7 +69,7 @@ def run(path: Path, scenario: Callable[[Setup], Awaitable[None]], **options) -> 
         async with a_setup(path, **options) as setup:
             await scenario(setup)
 
-    asyncio.run(asyncio.wait_for(main(), 60))
+    uvloop.run(asyncio.wait_for(main(), 60))  # the event loop of the daemon
 
 
 @pytest.fixture

@@ -110,8 +110,12 @@ class Order:
 
     def _wake_at(self, due: float) -> None:
         if self._timer is not None:
-            if self._loop.time() < self._timer_due <= due:
+            if self._timer_due <= due:
                 return
             self._timer.cancel()
         self._timer_due = due
-        self._timer = self._loop.call_at(due, self.pump)
+        self._timer = self._loop.call_at(due, self._woken)
+
+    def _woken(self) -> None:
+        self._timer = None  # uvloop's comes up to a millisecond early: there may be another one to wait for
+        self.pump()
