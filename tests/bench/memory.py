@@ -72,7 +72,7 @@ def large_bodies(amounts: Amounts, folder: Path, broker: str, *, signed: bool) -
         load = subject.load(payloads.push(amounts.size), amounts.senders, amounts.seconds, rate=None, close=False)
         proc.forget_peak(subject.pid)
         fate = deliver(load, wrk=False)
-        assert fate.accepted, fate
+        assert fate.answered, fate
         remark = f"{fate.accepted:,} accepted, {fate.refused:,} refused, {fate.failed:,} closed without an answer"
         what = f"{amounts.senders} senders of {amounts.size // MIB} MiB{', signed' if signed else ''}: peak MB"
         yield Row(what, proc.peak(subject.pid), (IN_FLIGHT + BESIDE) / 1e6, remark)
