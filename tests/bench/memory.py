@@ -101,7 +101,9 @@ def hooks(amounts: Amounts, folder: Path, per_tenant: int) -> Iterator[Row]:
     """Hold very many hooks: 600 MB for a million, the daemon itself included."""
     with with_hooks(amounts.hooks, folder, "spool:", per_tenant=per_tenant) as subject:
         each = f"{per_tenant} a tenant" if per_tenant > 1 else "one a tenant"
-        yield Row(f"{amounts.hooks:,} hooks, {each}: peak MB", proc.peak(subject.pid), 70 + 530 * amounts.hooks / 1e6)
+        most = 70 + 530 * amounts.hooks / 1e6
+        remark = f"peak while they are read: {proc.peak(subject.pid):,.1f}"
+        yield Row(f"{amounts.hooks:,} hooks, {each}: MB", subject.idle, most, remark)
 
 
 @dataclass(frozen=True)
