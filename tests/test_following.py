@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import sys
 from types import SimpleNamespace
 
 from structlog.testing import capture_logs
@@ -32,6 +33,23 @@ def test_changes_arrive_and_nothing_is_said():
     table, fault, logs = follow(Snapshot((hook(1), hook(2)), 2), hook(3), Deleted(hook(1).token, 4), Checked(1.0))
     assert {table.get(hook(n).token) for n in (1, 2, 3)} == {None, hook(2), hook(3)}
     assert (fault, logs) == (None, [])
+
+
+def test_a_snapshot_is_let_go_of_once_it_is_taken_over():
+    hooks = tuple(hook(number) for number in range(3))
+
+    class Quiet:
+        async def changes(self):
+            yield Snapshot(hooks, 1)
+            await asyncio.Event().wait()
+
+    async def main():
+        before = sys.getrefcount(hooks)
+        async with following.following(Quiet(), HookTable(), SimpleNamespace(store_fault=None)):
+            assert sys.getrefcount(hooks) == before
+
+    with capture_logs():
+        asyncio.run(main())
 
 
 def test_an_outage_is_told_once_and_its_end_once():

@@ -57,6 +57,7 @@ class _Follower:
                 async with contextlib.aclosing(store.changes()) as changes:
                     async for change in changes:
                         self._take(change)
+                        del change  # a snapshot would hold every hook that it had until the next change
             except StoreError as error:
                 self._take(Lost(str(error)))
             await asyncio.sleep(RETRY_STORE)
