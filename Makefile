@@ -56,7 +56,7 @@ profile: $(VENV)/test.stamp load-tools  ## Draw where a loaded daemon spends its
 	@$(BENCH).flame $(ARGS)
 
 load-tools:
-	@.ci/need wrk:wrk rabbitmq-server:rabbitmq-server
+	@.ci/need wrk:wrk rabbitmq-server:rabbitmq-server etcd:etcd-server etcdctl:etcd-client
 
 $(BENCHED)/fastify.stamp: $(wildcard tests/bench/baselines/fastify/*)
 	@.ci/need node:nodejs npm:npm

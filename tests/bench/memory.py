@@ -24,7 +24,7 @@ from bench.load import Load, deliver
 from bench.queues import Queue
 from bench.subjects import webhookd
 from harness import Daemon
-from servers import MANY_CORES, RabbitMQ
+from servers import MANY_CORES, Etcd, RabbitMQ
 
 MIB = 1 << 20
 IN_FLIGHT = 256 * MIB
@@ -143,6 +143,17 @@ def steady(amounts: Amounts, folder: Path, broker: str, *, wrk: bool = True) -> 
     yield from growing(samples, amounts.minutes)
 
 
+def with_etcd(amounts: Amounts, folder: Path, broker: str, *, wrk: bool = True) -> Iterator[Row]:
+    """Load a daemon whose hooks are in etcd: its client is a library of its own size."""
+    queue = Queue(broker, "quorum", most=KEPT)
+    with Etcd(folder / "etcd") as etcd, webhookd("webhookd", folder, broker, store=etcd.url()) as subject:
+        yield Row("hooks in etcd, idle: MB", subject.idle, 90)
+        senders = 256 if wrk else 16
+        fate = deliver(subject.load(payloads.push(2048), senders, amounts.seconds, rate=None, close=False), wrk=wrk)
+        yield Row("hooks in etcd, at full load: MB", proc.rss(subject.pid), 120, f"{fate.accepted:,} deliveries")
+    queue.empty()
+
+
 def growing(samples: Sequence[Sample], minutes: float) -> Iterator[Row]:
     """Compare the last third with the one before it: the first is for warming up."""
     third = len(samples) // 3
@@ -158,6 +169,7 @@ def growing(samples: Sequence[Sample], minutes: float) -> Iterator[Row]:
 def rows(amounts: Amounts, folder: Path, broker: str) -> Iterator[Row]:
     """Measure everything, one after the other."""
     yield from steady(amounts, folder / "steady", broker)
+    yield from with_etcd(amounts, folder / "with-etcd", broker)
     queue = Queue(broker, "classic")
     for signed in (False, True):
         yield from large_bodies(amounts, folder / f"large-{signed}", broker, signed=signed)

@@ -45,10 +45,10 @@ Start = Callable[[Path, str], AbstractContextManager[Subject]]
 
 
 @contextmanager
-def webhookd(name: str, folder: Path, broker: str, **hook: str) -> Iterator[Subject]:
+def webhookd(name: str, folder: Path, broker: str, *, store: str = "", **hook: str) -> Iterator[Subject]:
     """Run `webhookd serve` with its defaults, everything on: admin listener, metrics, limits, deadlines, the log."""
     folder.mkdir(parents=True, exist_ok=True)
-    with Daemon(folder, broker=broker) as daemon:
+    with Daemon(folder, broker=broker, **({"store": store} if store else {})) as daemon:
         details = daemon.hook("github", "push", **hook)
         spool = 'webhookd_spool_messages{state="kept"}'
         yield Subject(
