@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 LAYERS = (
     {"version", "model"},
     {"errors", "forms", "tsfield", "logs", "tenant_index"},
-    {"datasource", "ports", "auth", "body", "limits", "settings", "statedir", "listeners", "sdnotify"},
+    {"datasource", "ports", "auth", "body", "limits", "settings", "statedir", "listeners", "sdnotify", "allocator"},
     {"hookspecs", "hooks", "schema", "generic", "keys", "jwk"},
     {"registry", "ingest"},
     {"testing", "config", "control_protocol", "examiner", "metrics", "http_problem"},

@@ -20,6 +20,7 @@ from tornado.netutil import bind_unix_socket
 
 from webhookd import logs, sdnotify
 from webhookd.adapters.spool import Spool
+from webhookd.allocator import map_large_blocks
 from webhookd.bearer import TokenChecks
 from webhookd.control import control_app
 from webhookd.control_protocol import short_socket_path
@@ -73,6 +74,7 @@ def serve(settings: Settings, *, ready: Ready | None = None, accepted: Accepted 
     `ConfigurationError` or `StartError`, each with one line that says what to do.
     """
     handler = logs.configure(settings.log_level, settings.log_format)
+    map_large_blocks()
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:
             runner.run(_run(settings, ready, accepted))
