@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
+from structlog.testing import capture_logs
 from tornado import httputil
 from wire import HOOK, KINDS, MAX_BODY, PATH, STATUS, Client, World, chunked, post, serving
 
@@ -469,7 +470,7 @@ class Failing(httputil.HTTPServerConnectionDelegate, httputil.HTTPMessageDelegat
 
 @pytest.mark.parametrize("loop", LOOPS)
 @pytest.mark.parametrize("step", ["start_request", "headers_received", "data_received", "finish", "later", "input"])
-def test_a_delegate_that_fails_costs_its_own_connection(step, loop, capfd):
+def test_a_delegate_that_fails_costs_its_own_connection(step, loop):
     async def scenario():
         async with serving("llhttp", Failing(step)) as (port, server), Client.to(port) as client:
             client.send(GOOD + GOOD)
@@ -479,9 +480,9 @@ def test_a_delegate_that_fails_costs_its_own_connection(step, loop, capfd):
             client.writer.close()
             await until(lambda: not server.connections)
 
-    run(scenario(), loop)
-    said = capfd.readouterr()
-    assert (said.out + said.err).count("a connection failed by a bug") == (step != "input")
+    with capture_logs() as lines:
+        run(scenario(), loop)
+    assert [line["event"] for line in lines].count("a connection failed by a bug") == (step != "input")
 
 
 @pytest.mark.parametrize("loop", LOOPS)
@@ -650,7 +651,7 @@ def test_more_connections_than_may_be_wait_for_room(loop):
 
 
 @pytest.mark.parametrize("loop", LOOPS)
-def test_connections_wait_while_there_is_no_descriptor(loop, capfd):
+def test_connections_wait_while_there_is_no_descriptor(loop):
     async def scenario():
         before = resource.getrlimit(resource.RLIMIT_NOFILE)
         async with serving("llhttp", World().front) as (port, server):
@@ -668,9 +669,9 @@ def test_connections_wait_while_there_is_no_descriptor(loop, capfd):
                 answer = await asyncio.wait_for(asyncio.get_running_loop().sock_recv(waiting, 1000), 10)
                 assert answer.startswith(b"HTTP/1.1 204 ")
 
-    run(scenario(), loop)
-    said = capfd.readouterr()
-    assert 1 <= (said.out + said.err).count("no connection can be accepted now") <= 4
+    with capture_logs() as lines:
+        run(scenario(), loop)
+    assert 1 <= [line["event"] for line in lines].count("no connection can be accepted now: those that come wait") <= 4
 
 
 @pytest.mark.parametrize("loop", LOOPS)
