@@ -135,8 +135,7 @@ class DeliveryWork:
     def _check(self, hook: Hook, body: bytes) -> None:
         headers, ingest = self._headers, self._intake.ingest
         delivery = Delivery(headers, body, time.time_ns() // 1_000_000, hook.hook_url)
-        encoded = headers.get("content-encoding")
-        encoding = None if encoded is None else content_encoding(encoded)
+        encoding = content_encoding(headers.get("content-encoding"))
         if encoding is None and (len(body) <= LARGE_SCHEMA_BODY or not _is_large(hook, body)):
             try:
                 self._publish(hook, *ingest.judge(hook, delivery))
