@@ -5,10 +5,10 @@ from collections.abc import Callable
 
 from webhookd.errors import NotSent, OutcomeUnknown
 from webhookd.model import Message
-from webhookd.ports import Durable, LinkState
+from webhookd.ports import Answer, Link, LinkState
 
 
-class ScriptedLink:
+class ScriptedLink(Link):
     """A Link whose broker is the test: `waiting` is what it has to answer, oldest first.
 
     With `judge`, each message is answered at once (the next time the loop turns): by the exception that it returns, by
@@ -17,7 +17,7 @@ class ScriptedLink:
 
     def __init__(self, judge: Callable[[Message], Exception | None] | None = None) -> None:
         self.judge = judge
-        self.waiting: list[tuple[Message, asyncio.Future[Durable]]] = []
+        self.waiting: list[tuple[Message, Answer]] = []
         self.published: list[Message] = []
         """Everything that was sent, in order."""
         self.taken: list[Message] = []
@@ -36,16 +36,14 @@ class ScriptedLink:
     def on_change(self, changed: Callable[[], None]) -> None:
         self._changed.append(changed)
 
-    def publish(self, message: Message) -> asyncio.Future[Durable]:
-        future: asyncio.Future[Durable] = asyncio.get_running_loop().create_future()
+    def send(self, message: Message, answer: Answer) -> None:
         if self._state != "up":
-            future.set_exception(NotSent("the link is not up"))
-            return future
+            asyncio.get_running_loop().call_soon(answer.set_exception, NotSent("the link is not up"))
+            return
         self.published.append(message)
-        self.waiting.append((message, future))
+        self.waiting.append((message, answer))
         if self.judge is not None:
             asyncio.get_running_loop().call_soon(self.answer_all)
-        return future
 
     async def close(self) -> None:
         self.become("down")

@@ -109,12 +109,16 @@ async def test_what_is_cancelled_before_its_turn_is_never_sent():
 
 
 @pytest.mark.gen_test
-async def test_cancelling_what_is_in_flight_reaches_the_link():
+async def test_giving_up_what_is_in_flight_reaches_the_link_and_lets_the_next_one_go():
     setup = Setup()
-    (answer,) = setup.publish(1)
+    answer, following = setup.publish(1, 2, body=WHOLE)
     answer.cancel()
+    setup.paced.give_up(answer)
     await asyncio.sleep(0)
     assert setup.link.waiting[0][1].cancelled()
+    await until_sent(setup, 2)
+    setup.link.answer(index=1)
+    assert await following == "confirmed"
 
 
 @pytest.mark.parametrize("state", ["down", "blocked"])

@@ -23,7 +23,7 @@ from webhookd.adapters.paced import PacedLink
 from webhookd.adapters.spool import Spool
 from webhookd.errors import ShareExceeded, Unpublished
 from webhookd.model import Message
-from webhookd.ports import Durable, Publisher
+from webhookd.ports import Answer, Publisher
 
 MIB = 1 << 20
 SIZES = [0, 1, 17, 2333, 8100, 8157, 8158, 8192, 10_240, 65_536, 300_000, MIB - 1, MIB, MIB + 1, 3 * MIB + 17]
@@ -150,9 +150,9 @@ class InRabbitMQ:
 class Remembered(AmqpLink):
     hooks: dict[str, str]
 
-    def publish(self, message: Message) -> asyncio.Future[Durable]:
+    def send(self, message: Message, answer: Answer) -> None:
         self.hooks[message.receipt] = message.hook
-        return super().publish(message)
+        super().send(message, answer)
 
 
 class InBoth(InRabbitMQ):

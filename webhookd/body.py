@@ -34,6 +34,7 @@ _ENCODINGS: dict[str, Encoding | None] = {
     "deflate": "deflate",
 }
 _RAW = msgspec.json.Decoder(msgspec.Raw)
+_OPENING = (b"{", b"[")
 _CONTAINER = re.compile(rb"[ \t\r\n]*[\[{]")
 _BRACKET_OR_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"|[\[\]{}]')
 _UTF8_SLICE = 64 * 1024
@@ -118,7 +119,7 @@ def check_json(body: bytes) -> None:
         raise Malformed("the body is nested too deeply") from None
     if not body.isascii() and not _is_utf8(body):
         raise Malformed("the body is not JSON: it is not UTF-8")
-    if not _CONTAINER.match(body):
+    if body[:1] not in _OPENING and not _CONTAINER.match(body):
         raise Malformed("the body is JSON, but neither an object nor an array")
     if sys.version_info >= (3, 14) and nested(body, MAX_NESTING):  # pragma: no cover - there the stack is the limit
         raise Malformed("the body is nested too deeply")

@@ -159,7 +159,7 @@ class Daemon:
             ingest=Ingest(table, registry, schemas, settings.max_body),
             publisher=outlet.publisher,
             examiner=examiner,
-            budget=Budget(settings.max_in_flight, settings.max_in_flight_bytes, share),
+            budget=Budget(settings.max_in_flight, settings.max_in_flight_bytes, share, settings.tenant_share),
             metrics=metrics,
             refusals=logs.RefusalLog(log, time.monotonic),
             log_accepted=settings.log_deliveries == "all",

@@ -6,8 +6,8 @@ import asyncio
 import math
 import time
 from collections.abc import Callable
+from hmac import compare_digest
 
-from webhookd.datasource import same
 from webhookd.errors import HooksNotCurrent, UnknownHook
 from webhookd.model import Hook
 from webhookd.ports import Change, Checked, Deleted, Lost, SetAside, Snapshot
@@ -62,7 +62,7 @@ class HookTable:
         Raises `UnknownHook`, or `HooksNotCurrent` where the address may belong to a hook that has not arrived yet.
         """
         hook = self._hooks.get(token)
-        if hook is not None and same(api_token, hook.api_token):
+        if hook is not None and api_token.isascii() and compare_digest(api_token, hook.api_token):
             return hook
         if token in self.set_aside:
             raise HooksNotCurrent("the record of this hook cannot be read; send it again")

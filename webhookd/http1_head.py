@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
+from typing import NamedTuple
 
 import httptools
+import msgspec
 
 MAX_HEAD = 32 * 1024
 """The longest head, request line included, in bytes; longer is 431."""
@@ -14,13 +16,15 @@ MOST_NAMES = 1000
 LONGEST_NAME = 64
 MAX_FIELDS = 100
 """How many header fields a request may have; more is 431."""
+MOST_LINES = 10_000
+"""How many request lines are remembered as read: a sender repeats its own with every delivery."""
+LONGEST_LINE = 256
 
-_REQUEST_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32}) ([!\"$-~]+) HTTP/1\.([01])\r\n")
+_REQUEST_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32}) ([!\"$-~]+) HTTP/1\.([01])\r")
 """RFC 9112, section 3, as strict as it is written: one space, visible ASCII without a fragment, 1.0 or 1.1."""
 _HOST = re.compile(rb"[-A-Za-z0-9._~%!$&'()*+,;=:\[\]]*[ \t]*")
 _ORDINARY = frozenset({b"POST", b"GET", b"HEAD", b"PUT", b"DELETE", b"PATCH", b"OPTIONS"})
 _ONCE = frozenset({"host", "content-length", "transfer-encoding", "expect"})
-_METHODS = {method: method.decode() for method in _ORDINARY}
 
 
 class Refused(Exception):
@@ -42,6 +46,34 @@ class _Names(dict[bytes, str]):
 
 
 _names = _Names()
+
+
+class Line(NamedTuple):
+    """A request line of HTTP/1.`minor`; `ordinary`: llhttp knows the method, and takes it as it is."""
+
+    ordinary: bool
+    method: str
+    target: bytes
+    minor: int
+
+
+class _Lines(dict[bytes, Line]):
+    """Request lines as they were read, by their bytes up to the CR; asking for a bad one raises `Refused`."""
+
+    def __missing__(self, line: bytes) -> Line:
+        found = _REQUEST_LINE.fullmatch(line)
+        if found is None:
+            raise Refused(400)
+        method, target, minor = found.groups()
+        read = Line(method in _ORDINARY, method.decode("ascii"), target, 1 if minor == b"1" else 0)
+        if len(line) <= LONGEST_LINE:
+            if len(self) >= MOST_LINES:
+                self.clear()
+            self[line] = read
+        return read
+
+
+_lines = _Lines()
 
 
 class Fields(Mapping[str, str]):
@@ -71,24 +103,20 @@ class Fields(Mapping[str, str]):
         return dict, (dict(self),)
 
 
-class Head:
-    """One request up to its body. `length` is the body's in bytes, None for a chunked one; HTTP/1.`minor`."""
+class Head(msgspec.Struct, gc=False):
+    """One request up to its body. `length` is the body's in bytes, None for a chunked one; HTTP/1.`minor`.
 
-    __slots__ = ("block", "expects", "fields", "keep_alive", "length", "method", "minor", "target")
+    `expects`: the sender waits to be told to go on before it sends the body.
+    """
 
-    def __init__(
-        self, block: bytes, method: str, target: bytes, minor: int, fields: dict[str, bytes], length: int | None
-    ) -> None:
-        self.block = block
-        self.method = method
-        self.target = target
-        self.minor = minor
-        self.fields = Fields(fields)
-        self.length = length
-        self.keep_alive = minor == 1 if "connection" not in fields else _keeps_alive(fields["connection"], minor)
-        # RFC 9110, section 10.1.1: ignored in HTTP/1.0
-        self.expects = "expect" in fields and minor == 1 and _expects(fields["expect"]) and length != 0
-        """Whether the sender waits to be told to go on before it sends the body."""
+    block: bytes
+    method: str
+    target: bytes
+    minor: int
+    fields: Fields
+    length: int | None
+    keep_alive: bool
+    expects: bool
 
     def pairs(self) -> Iterator[tuple[str, str]]:
         """Yield every field as it was sent, in order."""
@@ -117,16 +145,14 @@ class Reader:
 
     def head(self, block: bytes) -> Head:
         """Read one head, its final CRLF included; raises `Refused`."""
-        line = _REQUEST_LINE.match(block)
-        if line is None:
-            raise Refused(400)
-        method, target, minor = line.groups()
-        self._raw.clear()
+        ordinary, method, target, minor = _lines[block[: block.find(b"\n")]]
+        raw = self._raw
+        raw.clear()
         self.complete = False
+        upgrade = False
         try:
             # a method that llhttp has not heard of is answered by whoever takes the request; CONNECT tunnels nowhere
-            self._parser.feed_data(block if method in _ORDINARY else b"POST" + block[len(method) :])
-            upgrade = False
+            self._parser.feed_data(block if ordinary else b"POST" + block[len(method) :])
         except httptools.HttpParserUpgrade:
             upgrade = True
         except httptools.HttpParserError:
@@ -134,7 +160,8 @@ class Reader:
         count = block.count(b"\n") - 2
         if count > MAX_FIELDS:
             raise Refused(431)
-        fields = {_names[name]: value for name, value in self._raw.items()}
+        names = _names
+        fields = {names[name]: value for name, value in raw.items()}
         if len(fields) != count:
             fields = _joined(block)
         length: int | None = None
@@ -146,8 +173,10 @@ class Reader:
         if host != self._host or host is None:  # the last one was good
             _check_host(host, minor)
             self._host = host
-        name = _METHODS.get(method) or method.decode("ascii")
-        head = Head(block, name, target, 1 if minor == b"1" else 0, fields, length)
+        keep_alive = minor == 1 if "connection" not in fields else _keeps_alive(fields["connection"], minor)
+        # RFC 9110, section 10.1.1: ignored in HTTP/1.0
+        expects = "expect" in fields and minor == 1 and _expects(fields["expect"]) and length != 0
+        head = Head(block, method, target, minor, Fields(fields), length, keep_alive, expects)
         if upgrade:
             self._begin_again(head)
         return head
@@ -179,8 +208,8 @@ def check_incomplete(data: bytes) -> None:
         raise Refused(431)
 
 
-def _check_coding(coding: bytes, minor: bytes) -> None:
-    if minor == b"0":
+def _check_coding(coding: bytes, minor: int) -> None:
+    if minor == 0:
         raise Refused(400)  # RFC 9112, section 6.1: framing that a 1.0 sender cannot mean
     if coding.strip(b" \t").lower() != b"chunked":
         raise Refused(501)
@@ -192,9 +221,9 @@ def _expects(expectation: bytes) -> bool:
     return True
 
 
-def _check_host(host: bytes | None, minor: bytes) -> None:
+def _check_host(host: bytes | None, minor: int) -> None:
     """Raise `Refused` where RFC 9112, section 3.2 says so."""
-    if (host is None and minor == b"1") or (host is not None and not _HOST.fullmatch(host)):
+    if (host is None and minor == 1) or (host is not None and not _HOST.fullmatch(host)):
         raise Refused(400)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import io
 import time
-from asyncio import Future
 from collections.abc import Mapping
 from types import MappingProxyType
 
@@ -56,6 +55,7 @@ class DeliveryWork:
     """All pieces, where there are more."""
     _size = 0
     _whole = False
+    """Whether the body has come to its end."""
 
     def __init__(self, answers: Answers, intake: Intake, api_token: str, token: str) -> None:
         self._answers = answers
@@ -71,36 +71,21 @@ class DeliveryWork:
 
         `headers` has lower-case names.
         """
-        intake = self._intake
-        if method == "HEAD":
+        if method == "POST":
+            self._admit(headers, length, 0)
+        elif method == "HEAD":
             self._answer_head()
-            return
-        if method != "POST":
-            self._answers.reply(*problem(MethodNotAllowed(HOOK_METHODS)))
-            return
-        try:
-            if intake.stopping:
-                raise Stopping("webhookd is about to stop; send it again")
-            self._headers = headers
-            self._hook = intake.ingest.admit(self._api_token, self._token, self._headers, length)
-            self._ticket = intake.budget.admit(self._hook.tenant)
-        except Rejected as error:
-            self._refuse(error)
         else:
-            intake.open.add(self)
+            self._answers.reply(*problem(MethodNotAllowed(HOOK_METHODS)))
 
     def whole(self, method: str, headers: Mapping[str, str], body: bytes) -> None:
         """Do all of `begin`, `part` and `end`, for a body that is there already."""
-        self.begin(method, headers, len(body))
-        hook, ticket = self._hook, self._ticket
-        if hook is None or ticket is None:
-            return  # answered already
-        self._size = len(body)
-        try:
-            ticket.grow(len(body))
-        except Rejected as error:
-            self._refuse(error)
-        else:
+        if method != "POST":
+            self.begin(method, headers, None)
+            return
+        self._size = size = len(body)
+        hook = self._admit(headers, size, size)
+        if hook is not None:
             self._whole = True
             self._check(hook, body)
 
@@ -131,6 +116,21 @@ class DeliveryWork:
             return  # answered already: there is nothing to check
         self._whole = True
         self._check(hook, self._body())
+
+    def _admit(self, headers: Mapping[str, str], length: int | None, held: int) -> Hook | None:
+        """Return the hook; None where the delivery was refused. `held` bytes of the body are here already."""
+        intake = self._intake
+        self._headers = headers
+        try:
+            if intake.stopping:
+                raise Stopping("webhookd is about to stop; send it again")
+            self._hook = hook = intake.ingest.admit(self._api_token, self._token, headers, length)
+            self._ticket = intake.budget.admit(hook.tenant, held)
+        except Rejected as error:
+            self._refuse(error)
+            return None
+        intake.open.add(self)
+        return hook
 
     def _check(self, hook: Hook, body: bytes) -> None:
         headers, ingest = self._headers, self._intake.ingest
@@ -197,18 +197,27 @@ class DeliveryWork:
             return
         message = self._intake.ingest.compose(hook, event, verified, str(uuid_utils.uuid7()))
         self._message = message
-        self._intake.publisher.publish(message).add_done_callback(self._published)
+        self._intake.publisher.send(message, self)
 
-    def _published(self, durable: Future[Durable]) -> None:
+    def done(self) -> bool:
+        """As the Answer to the message."""
+        return self._message is None
+
+    def set_result(self, durable: Durable, /) -> None:
+        """As the Answer to the message."""
         hook, message = self._hook, self._message
+        self._message = None
         if hook is None or message is None:
             return
-        if durable.cancelled():
-            self._fail(Unpublished("the publisher let go of the message"))
-        elif (error := durable.exception()) is not None:
+        try:
+            self._accept(durable, hook, None, message)
+        except Exception as error:  # noqa: BLE001 - the outermost edge: who tells it has others to tell, too
             self._fail(error)
-        else:
-            self._accept(durable.result(), hook, None, message)
+
+    def set_exception(self, error: BaseException, /) -> None:
+        """As the Answer to the message."""
+        self._message = None
+        self._fail(error)
 
     def _accept(self, outcome: str, hook: Hook, reason: str | None, message: Message | None = None) -> None:
         intake = self._intake

@@ -73,9 +73,10 @@ class Ingest:
         headers: dict[str, HeaderValue] = {"receivedAt": verified.received_at}
         if hook.ts_field is not None:
             headers["tsField"] = hook.ts_field
-        for name, word in (("deliveryId", event.id), ("providerEvent", event.type)):
-            if word and len(word) <= MAX_SENDER_WORD and word.isascii() and word.isprintable():
-                headers[name] = word
+        if event.id is not None and is_sender_word(event.id):
+            headers["deliveryId"] = event.id
+        if event.type is not None and (event.type == hook.event or is_sender_word(event.type)):
+            headers["providerEvent"] = event.type
         if event.faults:
             headers["schemaError"] = f"{event.faults[0].pointer}: {event.faults[0].message}"
         return Message(
@@ -88,6 +89,11 @@ class Ingest:
             headers=headers,
             body=verified.body,
         )
+
+
+def is_sender_word(word: str) -> bool:
+    """Whether what a sender calls something is published."""
+    return 0 < len(word) <= MAX_SENDER_WORD and word.isascii() and word.isprintable()
 
 
 def examine(source: Datasource, schemas: SchemaCheck, hook: Hook, verified: Verified) -> Event:

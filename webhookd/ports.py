@@ -6,7 +6,9 @@ The obligations above each method are tested over every adapter, by `tests/test_
 
 from __future__ import annotations
 
+import asyncio
 import math
+from abc import abstractmethod
 from asyncio import Future
 from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
@@ -95,16 +97,38 @@ class HookStore(Protocol):
         """Let go of everything; nothing may be called after it."""
 
 
+class Answer(Protocol):
+    """Who is to be told what became of a message, once, on the event loop; an `asyncio.Future` is one."""
+
+    def done(self) -> bool:
+        """Whether it has been told, or does not want to be told any more."""
+
+    def set_result(self, durable: Durable, /) -> None:
+        """Know that the message is durable, and where."""
+
+    def set_exception(self, error: BaseException, /) -> None:
+        """Know that it is not, or that nobody can say."""
+
+
 class Publisher(Protocol):
     """A durable place for messages."""
 
-    def publish(self, message: Message) -> Future[Durable]:
-        """Return a future that is done once the message is durable, and says where (a confirm, a commit that fsynced).
+    @abstractmethod
+    def send(self, message: Message, answer: Answer) -> None:
+        """Make a message durable (a confirm, a commit that fsynced), and tell `answer` so, unless that is done by then.
 
-        It fails with `Unpublished`, or with `ShareExceeded` when only this tenant is out of room. It never hangs, and
-        the call never blocks; messages of one hook become durable in the order of the calls.
+        It is told `Unpublished`, or `ShareExceeded` when only this tenant is out of room. It is always told, maybe
+        before the call returns, and the call never blocks; messages of one hook become durable in the order of the
+        calls.
         """
 
+    def publish(self, message: Message) -> Future[Durable]:
+        """Do what `send` does, and return the future that is told."""
+        answer: Future[Durable] = asyncio.get_running_loop().create_future()
+        self.send(message, answer)
+        return answer
+
+    @abstractmethod
     async def close(self) -> None:
         """Finish what is in flight, then let go; publishing after it fails with `Unpublished`."""
 
@@ -112,18 +136,25 @@ class Publisher(Protocol):
 class Link(Publisher, Protocol):
     """One connection to the broker, which comes back by itself whenever it is lost.
 
-    `publish` fails at once with `NotSent` while the link is not up, and otherwise with the subclass of `Unpublished`
-    that says what became of the message. It sets no deadline: whoever publishes does, by cancelling the future. Two
-    messages with one receipt may be in flight at a time, and each gets its own answer.
+    An answer is never told before `send` returns: `NotSent` soon after it while the link is not up, and otherwise the
+    subclass of `Unpublished` that says what became of the message. A link sets no deadline: whoever sends does, by
+    being `done`, and says so to `give_up`. Two messages with one receipt may be in flight at a time, and each gets its
+    own answer.
     """
 
+    def give_up(self, answer: Answer) -> None:
+        """Know that `answer`, which is done now, waits no more: a message that was not sent yet never is."""
+
     @property
+    @abstractmethod
     def state(self) -> LinkState:
         """`up`: publishing makes sense; `blocked`: the broker reads nothing (an alarm); `down`: no connection."""
 
     @property
+    @abstractmethod
     def fault(self) -> str | None:
         """Why the link is not up, in words for an operator, without secrets; None while it is up."""
 
+    @abstractmethod
     def on_change(self, changed: Callable[[], None]) -> None:
         """Have `changed` called on the event loop after each change of `state`."""

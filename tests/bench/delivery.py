@@ -37,7 +37,7 @@ from webhookd.ingest import Ingest
 from webhookd.limits import Budget
 from webhookd.metrics import DeliveryMetrics
 from webhookd.model import Message
-from webhookd.ports import Durable, Snapshot
+from webhookd.ports import Answer, Link, Snapshot
 from webhookd.registry import load
 from webhookd.schema import Schemas
 
@@ -68,7 +68,7 @@ class Transport(asyncio.Transport):
         return False
 
 
-class LoopbackLink:
+class LoopbackLink(Link):
     """A Link whose broker confirms all that was written since the loop turned last, in one frame."""
 
     state = "up"
@@ -84,8 +84,11 @@ class LoopbackLink:
         self._loop = asyncio.get_running_loop()
         self._scheduled = False
 
-    def publish(self, message: Message) -> asyncio.Future[Durable]:
-        return self.session.publish(message)
+    def send(self, message: Message, answer: Answer) -> None:
+        self.session.send(message, answer)
+
+    async def close(self) -> None:
+        pass
 
     def on_change(self, changed: Callable[[], None]) -> None:
         pass
@@ -124,7 +127,7 @@ async def main(senders: int, profiled: bool) -> None:
             ingest=Ingest(table, registry, Schemas(registry, checked=True), 25 << 20),
             publisher=fallback,
             examiner=Examiner(Plugins(None, None), 1.5),
-            budget=Budget(1024, 1 << 28, lambda: 0.5),
+            budget=Budget(1024, 1 << 28, lambda: 0.5, 0.5),
             metrics=DeliveryMetrics(),
             refusals=logs.RefusalLog(None, time.monotonic),
             log_accepted=False,

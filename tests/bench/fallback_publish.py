@@ -19,13 +19,13 @@ from test_publishers import a_message
 from webhookd.adapters.fallback import Fallback
 from webhookd.adapters.spool import Spool
 from webhookd.model import Message
-from webhookd.ports import Durable
+from webhookd.ports import Answer, Durable, Link
 
 MESSAGES = 20_000
 ROUNDS = 7
 
 
-class InstantLink:
+class InstantLink(Link):
     """A Link that confirms all that was published since the loop turned last, in one go."""
 
     state = "up"
@@ -33,14 +33,12 @@ class InstantLink:
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._waiting: list[asyncio.Future[Durable]] = []
+        self._waiting: list[Answer] = []
 
-    def publish(self, message: Message) -> asyncio.Future[Durable]:
-        future: asyncio.Future[Durable] = self._loop.create_future()
+    def send(self, message: Message, answer: Answer) -> None:
         if not self._waiting:
             self._loop.call_soon(self._confirm)
-        self._waiting.append(future)
-        return future
+        self._waiting.append(answer)
 
     def on_change(self, changed: Callable[[], None]) -> None:
         pass
@@ -50,8 +48,8 @@ class InstantLink:
 
     def _confirm(self) -> None:
         waiting, self._waiting = self._waiting, []
-        for future in waiting:
-            future.set_result("confirmed")
+        for answer in waiting:
+            answer.set_result("confirmed")
 
 
 async def cost(publish: Callable[[Message], asyncio.Future[Durable]], in_flight: int) -> float:

@@ -18,7 +18,7 @@ from webhookd.adapters.amqp_topology import ensure_exchange, may_write
 from webhookd.adapters.names import Names
 from webhookd.errors import ConfigurationError, NotSent
 from webhookd.model import Message
-from webhookd.ports import Durable, LinkState
+from webhookd.ports import Answer, Link, LinkState
 
 HEARTBEAT = 5
 """Seconds between heartbeats: aiormq gives up a broker that is silent for 3 * (HEARTBEAT + 1) of them."""
@@ -35,7 +35,7 @@ CLOSED = "the link is closed"
 log = structlog.get_logger(__name__)
 
 
-class AmqpLink:
+class AmqpLink(Link):
     """A Link to the brokers of `access`, tried in turn; `purpose` tells it from others in logs and on the broker."""
 
     def __init__(self, access: Access, exchange: str, *, purpose: str) -> None:
@@ -83,14 +83,17 @@ class AmqpLink:
         """As the port promises."""
         self._callbacks.append(changed)
 
-    def publish(self, message: Message) -> asyncio.Future[Durable]:
+    def send(self, message: Message, answer: Answer) -> None:
         """As the port promises."""
         session = self._session
         if session is not None and session.writable:
-            return session.publish(message)
-        future: asyncio.Future[Durable] = asyncio.get_running_loop().create_future()
-        future.set_exception(NotSent(self.fault or "the link is down"))
-        return future
+            session.send(message, answer)
+        else:
+            fault = NotSent(self.fault or "the link is down")
+            asyncio.get_running_loop().call_soon(_refuse, answer, fault)
+
+    def give_up(self, answer: Answer) -> None:
+        """As the port promises: what is to be sent asks its answer whether it is done."""
 
     async def close(self) -> None:
         """Wait CLOSE_TIMEOUT for what is in flight, then let go; publishing fails with NotSent from the call on."""
@@ -186,3 +189,8 @@ class AmqpLink:
             self._log.warning("broker blocked", reason=self.fault)
         for changed in self._callbacks:
             changed()
+
+
+def _refuse(answer: Answer, fault: NotSent) -> None:
+    if not answer.done():
+        answer.set_exception(fault)

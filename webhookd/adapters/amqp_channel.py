@@ -1,10 +1,9 @@
-"""What became of each message that was sent on one channel in confirm mode: every future is settled exactly once."""
+"""What became of each message that was sent on one channel in confirm mode: every answer is told exactly once."""
 
 from __future__ import annotations
 
 import re
 import struct
-from asyncio import Future
 
 from pamqp import commands
 from pamqp.header import ContentHeader
@@ -22,13 +21,13 @@ from webhookd.adapters.amqp_frames import (
     parse,
 )
 from webhookd.errors import Nacked, OutcomeUnknown, Unacceptable, Unpublished, Unroutable
-from webhookd.ports import Durable
+from webhookd.ports import Answer
 
 TOO_LARGE = re.compile(r"message size (\d+) is larger than .*?max size (\d+)")
 """How RabbitMQ says that a message is over its `max_message_size`."""
 
-Sent = tuple[Future[Durable], str, str, int]
-"""The future of a message in flight, its receipt, its routing key, and the bytes of its body."""
+Sent = tuple[Answer, str, str, int]
+"""The answer to a message in flight, its receipt, its routing key, and the bytes of its body."""
 
 _answer = struct.Struct(">QB").unpack_from
 _ANSWER_BYTES = OVERHEAD + 4 + 9
@@ -40,7 +39,7 @@ class Confirms:
     def __init__(self) -> None:
         self._sent: dict[int, Sent] = {}
         self._returned: set[int] = set()
-        """The tags whose messages came back: their futures are settled, their confirms are still to come."""
+        """The tags whose messages came back: their answers are told, their confirms are still to come."""
         self._first = 1
         """All tags below are answered; some of those above may be."""
         self._last = 0
@@ -56,10 +55,10 @@ class Confirms:
         """How many messages the broker has still to answer for."""
         return len(self._sent) + len(self._returned)
 
-    def sent(self, future: Future[Durable], receipt: str, routing_key: str, size: int) -> None:
+    def sent(self, answer: Answer, receipt: str, routing_key: str, size: int) -> None:
         """Take note of a message: the next delivery tag is its own."""
         self._last += 1
-        self._sent[self._last] = (future, receipt, routing_key, size)
+        self._sent[self._last] = (answer, receipt, routing_key, size)
 
     def received(self, frame: bytes) -> bool:
         """Settle what a frame of this channel answers; return whether it was for us.
@@ -84,15 +83,15 @@ class Confirms:
         """Settle all that is in flight: nobody will answer for it."""
         sent, self._sent = self._sent, {}
         self._returned.clear()
-        for future, *_ in sent.values():
-            _fail(future, OutcomeUnknown(reason))
+        for answer, *_ in sent.values():
+            _fail(answer, OutcomeUnknown(reason))
 
     def closed(self, code: int, text: str) -> None:
         """Settle all that is in flight on a channel that the broker closed: at most one message is to blame."""
         too_large = TOO_LARGE.search(text) if code == PRECONDITION_FAILED else None
         if too_large:
             size, limit = map(int, too_large.groups())
-            guilty = next((future for future, _, _, held in self._sent.values() if held == size), None)
+            guilty = next((answer for answer, _, _, held in self._sent.values() if held == size), None)
             if guilty is not None:
                 _fail(guilty, Unacceptable(f"the broker takes no message over {limit} bytes", limit + 1))
         elif code == PRECONDITION_FAILED and len(self._sent) == 1:
@@ -127,13 +126,13 @@ class Confirms:
                 self._returned.discard(number)
         self._first = after
 
-    def _settle(self, future: Future[Durable], refusal: str | None) -> None:
+    def _settle(self, answer: Answer, refusal: str | None) -> None:
         if refusal is None:
             self.confirmed += 1
-            if not future.done():
-                future.set_result("confirmed")
+            if not answer.done():
+                answer.set_result("confirmed")
         else:
-            _fail(future, Nacked(f"the broker could not take charge of the message ({refusal})"))
+            _fail(answer, Nacked(f"the broker could not take charge of the message ({refusal})"))
 
     def _content(self, returned: commands.Basic.Return, frame: bytes) -> None:
         """Read on in the message that comes back: its content header, then its body, which nobody needs."""
@@ -159,11 +158,11 @@ class Confirms:
         tag = next((tag for tag, (_, *held, _) in self._sent.items() if tuple(held) == wanted), None)
         if tag is None:
             raise FrameError("a message comes back that is not in flight")
-        future, *_ = self._sent.pop(tag)
+        answer, *_ = self._sent.pop(tag)
         self._returned.add(tag)
-        _fail(future, Unroutable(f"no queue takes the message: {returned.reply_code} {returned.reply_text}"))
+        _fail(answer, Unroutable(f"no queue takes the message: {returned.reply_code} {returned.reply_text}"))
 
 
-def _fail(future: Future[Durable], error: Unpublished) -> None:
-    if not future.done():
-        future.set_exception(error)
+def _fail(answer: Answer, error: Unpublished) -> None:
+    if not answer.done():
+        answer.set_exception(error)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator, Mapping
-from functools import lru_cache
 from typing import TypeVar
 
 import pamqp.frame
@@ -39,6 +38,8 @@ _APP_ID = b"\x08webhookd"
 _FIXED = 14 + len(_CONTENT_TYPE) + 4 + len(_PERSISTENT) + 1 + 8
 """The bytes of a content header's payload whose number no message changes."""
 
+_NAMES = 256
+"""How many names of fields are remembered as bytes."""
 _ROUTES = 4096
 """How many routes are remembered as bytes."""
 _PIECE = 256 * 1024
@@ -68,9 +69,22 @@ def _short(text: str) -> bytes:
     return bytes((len(data),)) + data
 
 
-@lru_cache(256)
-def _field(name: str, kind: bytes) -> bytes:
-    return _short(name) + kind
+class _Starts(dict[str, bytes]):
+    """What a field of a table begins with: its name, and what kind its value is of."""
+
+    def __init__(self, kind: bytes) -> None:
+        super().__init__()
+        self._kind = kind
+
+    def __missing__(self, name: str) -> bytes:
+        start = _short(name) + self._kind
+        if len(self) < _NAMES:
+            self[name] = start
+        return start
+
+
+_text = _Starts(b"S")
+_number = _Starts(b"l")
 
 
 def table(headers: Mapping[str, HeaderValue]) -> bytes:
@@ -82,9 +96,9 @@ def table(headers: Mapping[str, HeaderValue]) -> bytes:
     for name, value in headers.items():
         if isinstance(value, str):
             data = value.encode()
-            parts += (_field(name, b"S"), _size(len(data)), data)
+            parts += (_text[name], _size(len(data)), data)
         else:
-            parts += (_field(name, b"l"), _int64(value))
+            parts += (_number[name], _int64(value))
     return b"".join(parts)
 
 

@@ -25,7 +25,7 @@ from webhookd.adapters.amqp_frames import (
 )
 from webhookd.errors import NotSent, Unacceptable
 from webhookd.model import Message
-from webhookd.ports import Durable
+from webhookd.ports import Answer
 
 _BATCH = 256 * 1024
 """The bytes that are joined into one write."""
@@ -34,8 +34,8 @@ _BATCH = 256 * 1024
 class Session:
     """A connection that publishes once it is `opened`, until `ended` says why it does no more.
 
-    Watches the tap. Messages wait in order until the transport takes them; one whose future is cancelled meanwhile is
-    never sent.
+    Watches the tap. Messages wait in order until the transport takes them; one whose answer is done by then is never
+    sent.
     """
 
     def __init__(self, address: Address, exchange: str, changed: Callable[[], None]) -> None:
@@ -49,7 +49,7 @@ class Session:
         self.confirms = Confirms()
         self._changed = changed
         self._loop = asyncio.get_running_loop()
-        self._waiting: deque[tuple[Message, asyncio.Future[Durable]]] = deque()
+        self._waiting: deque[tuple[Message, Answer]] = deque()
         self._rest: Iterator[bytes] | None = None
         """The frames of a large body that has been begun."""
         self._scheduled = False
@@ -69,16 +69,14 @@ class Session:
         """How many messages wait here or for the broker's answer, those that nobody waits for any more included."""
         return len(self._waiting) + self.confirms.in_flight
 
-    def publish(self, message: Message) -> asyncio.Future[Durable]:
-        """Send a message, and return the future that is settled by the broker's answer or the end of the session."""
-        future: asyncio.Future[Durable] = self._loop.create_future()
+    def send(self, message: Message, answer: Answer) -> None:
+        """Send a message; `answer` is told what the broker answers, or the end of the session, never at once."""
         if self._paused:
-            self._forget_cancelled()
-        self._waiting.append((message, future))
+            self._forget_given_up()
+        self._waiting.append((message, answer))
         if not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self._write)
-        return future
 
     def end(self, fault: LinkFault) -> None:
         """Settle everything: what was not sent, and what is in flight."""
@@ -88,10 +86,10 @@ class Session:
         self.writable = False
         self._rest = None
         waiting, self._waiting = self._waiting, deque()
-        for _, future in waiting:
-            if not future.done():
-                future.set_exception(NotSent(str(fault)))
         self.confirms.lost(str(fault))
+        for _, answer in waiting:
+            if not answer.done():
+                answer.set_exception(NotSent(str(fault)))
         self._tell_idle()
         self._changed()
 
@@ -173,16 +171,16 @@ class Session:
         parts: list[bytes] = []
         frames, waiting, size = self._frames, self._waiting, 0
         while waiting and size < _BATCH:
-            message, future = waiting.popleft()
-            if future.done():
+            message, answer = waiting.popleft()
+            if answer.done():
                 continue
             body = message.body
             try:
                 head, routing_key = frames.head(message)
             except (ValueError, struct.error) as error:
-                future.set_exception(Unacceptable(f"AMQP cannot hold the message: {error}"))
+                answer.set_exception(Unacceptable(f"AMQP cannot hold the message: {error}"))
                 continue
-            self.confirms.sent(future, message.receipt, routing_key, len(body))
+            self.confirms.sent(answer, message.receipt, routing_key, len(body))
             parts.append(head)
             if len(body) > frames.payload_max:
                 self._rest = frames.body(body)
@@ -192,7 +190,7 @@ class Session:
             size += len(head) + len(body)
         return b"".join(parts)
 
-    def _forget_cancelled(self) -> None:
+    def _forget_given_up(self) -> None:
         """Let go of the oldest messages that nobody waits for: a broker that hangs must not fill the memory."""
         while self._waiting and self._waiting[0][1].done():
             self._waiting.popleft()

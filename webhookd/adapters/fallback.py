@@ -19,7 +19,7 @@ from webhookd.adapters.refusals import Refusals
 from webhookd.adapters.spool import Spool, SpoolError
 from webhookd.errors import Nacked, OutcomeUnknown, Unacceptable, Unpublished, Unroutable
 from webhookd.model import Message
-from webhookd.ports import Durable, Link, LinkState
+from webhookd.ports import Answer, Link, LinkState, Publisher
 
 DRAIN_TIMEOUT = 10.0
 """Seconds that a message of the spool waits for its answer: nobody waits for it, and it would be published twice."""
@@ -32,7 +32,6 @@ REASONS: tuple[tuple[type[Unpublished], str], ...] = (
 )
 """Why a message that the broker was tried with went to the spool, where it was not for the link."""
 STOPPED = "the publisher is closed"
-Answer = asyncio.Future[Durable]
 
 
 class FallbackStats(msgspec.Struct, frozen=True, gc=False, kw_only=True):
@@ -53,7 +52,7 @@ class FallbackStats(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     hooks_unroutable: int
 
 
-class Fallback:
+class Fallback(Publisher):
     """The broker over three links, and the spool. It closes none of them."""
 
     def __init__(
@@ -135,14 +134,12 @@ class Fallback:
             hooks_unroutable=sum(line.fault is Unroutable for line in self._lines.values()),
         )
 
-    def publish(self, message: Message) -> Answer:
-        """As the port promises; answered within `publish_timeout`, HOLD, and a commit of the spool."""
-        answer: Answer = self._loop.create_future()
+    def send(self, message: Message, answer: Answer) -> None:
+        """As the port promises; told within `publish_timeout`, HOLD, and a commit of the spool."""
         if self._closed:
             answer.set_exception(Unpublished(STOPPED))
         else:
             self._route(message, answer)
-        return answer
 
     async def close(self) -> None:
         """Answer everything: by the broker until its deadline, by the spool otherwise."""

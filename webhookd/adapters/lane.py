@@ -6,8 +6,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable
-from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Generic, TypeVar
 
 import msgspec
 
@@ -26,16 +25,28 @@ class DeadlineMissed(OutcomeUnknown):
 
 
 class Waiting(msgspec.Struct, Generic[Ticket], eq=False):
-    """One message that waits for its answer; `message` is None from then on.
+    """The Answer of one message in a lane; `message` is None once it was told.
 
     `answers` is how many the link had given when it was sent.
     """
 
+    lane: Lane[Ticket]
     message: Message | None
     ticket: Ticket
-    sent: asyncio.Future[Durable]
     deadline: float
     answers: int
+
+    def done(self) -> bool:
+        """As an Answer."""
+        return self.message is None
+
+    def set_result(self, durable: Durable, /) -> None:  # noqa: ARG002 - a link knows one place only
+        """As an Answer."""
+        self.lane.told(self, None)
+
+    def set_exception(self, error: BaseException, /) -> None:
+        """As an Answer."""
+        self.lane.told(self, error if isinstance(error, Unpublished) else OutcomeUnknown(str(error)))
 
 
 class Lane(Generic[Ticket]):
@@ -66,14 +77,13 @@ class Lane(Generic[Ticket]):
 
     def publish(self, message: Message, ticket: Ticket) -> None:
         """Send a message; its answer comes through `heard`."""
-        sent = self.link.publish(message)
         deadline = self._now() + self._timeout
-        waiting = Waiting(message, ticket, sent, deadline, self.breaker.answers)
+        waiting = Waiting(self, message, ticket, deadline, self.breaker.answers)
         self._queue.append(waiting)
         self.waiting += 1
         if self._timer is None:
             self._timer = self._loop.call_at(deadline, self._sweep)
-        sent.add_done_callback(partial(self._done, waiting))
+        self.link.send(message, waiting)
 
     @property
     def shut(self) -> str | None:
@@ -86,28 +96,20 @@ class Lane(Generic[Ticket]):
         """Wait no longer: what was not answered has failed so, in the order in which it was published."""
         queue, self._queue = self._queue, deque()
         for waiting in queue:
-            if waiting.sent.done():
-                self._queue.append(waiting)  # its answer is on its way to `heard`
-            else:
-                self._fall(waiting, why)
+            self._fall(waiting, why)
 
-    def _done(self, waiting: Waiting[Ticket], sent: asyncio.Future[Any]) -> None:
+    def told(self, waiting: Waiting[Ticket], error: Unpublished | None) -> None:
+        """Take the link's answer, unless the message has fallen before."""
         message = waiting.message
         if message is None:
-            return  # it has fallen, and its future was cancelled
+            return
         waiting.message = None
         self.waiting -= 1
         queue = self._queue
         while queue and queue[0].message is None:
             queue.popleft()
-        try:
-            error = sent.exception()
-        except asyncio.CancelledError:
-            error = OutcomeUnknown("the link gave it up")
         if error is None or isinstance(error, ANSWERS):
             self.breaker.answered()
-        elif not isinstance(error, Unpublished):
-            error = OutcomeUnknown(str(error))
         self._heard(waiting.ticket, message, error)
 
     def _fall(self, waiting: Waiting[Ticket], why: Unpublished) -> None:
@@ -115,7 +117,7 @@ class Lane(Generic[Ticket]):
         if message is not None:
             waiting.message = None
             self.waiting -= 1
-            waiting.sent.cancel()
+            self.link.give_up(waiting)
             self._heard(waiting.ticket, message, why)
 
     def _sweep(self) -> None:
@@ -125,7 +127,7 @@ class Lane(Generic[Ticket]):
         queue = self._queue
         while queue and (queue[0].deadline <= now or queue[0].message is None):
             waiting = queue.popleft()
-            if waiting.message is None or waiting.sent.done():
+            if waiting.message is None:
                 continue
             why = DeadlineMissed(f"no answer within {self._timeout:g} s")
             silent = self.breaker.missed(waiting.answers)

@@ -10,7 +10,7 @@ import msgspec
 
 from webhookd.errors import Conflict, Unpublished
 from webhookd.model import Hook, Message
-from webhookd.ports import Change, Deleted, Durable, Snapshot
+from webhookd.ports import Answer, Change, Deleted, Publisher, Snapshot
 
 
 class Changes:
@@ -86,7 +86,7 @@ class MemoryStore:
             self._changes.push(change)
 
 
-class MemoryPublisher:
+class MemoryPublisher(Publisher):
     """A Publisher that keeps what it was given in `messages`."""
 
     def __init__(self) -> None:
@@ -95,17 +95,15 @@ class MemoryPublisher:
         """What every publish fails with while it is set."""
         self._closed = False
 
-    def publish(self, message: Message) -> asyncio.Future[Durable]:
+    def send(self, message: Message, answer: Answer) -> None:
         """As the port promises."""
-        future: asyncio.Future[Durable] = asyncio.get_running_loop().create_future()
         if self._closed:
-            future.set_exception(Unpublished("the publisher is closed"))
+            answer.set_exception(Unpublished("the publisher is closed"))
         elif self.refusal is not None:
-            future.set_exception(self.refusal)
+            answer.set_exception(self.refusal)
         else:
             self.messages.append(message)
-            future.set_result("confirmed")
-        return future
+            answer.set_result("confirmed")
 
     async def close(self) -> None:
         """As the port promises."""

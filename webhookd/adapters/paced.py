@@ -7,8 +7,9 @@ from collections import deque
 from collections.abc import Callable
 from functools import partial
 
+from webhookd.adapters.answers import pass_on
 from webhookd.model import Message
-from webhookd.ports import Durable, Link, LinkState
+from webhookd.ports import Answer, Durable, Link, LinkState
 
 TURN = 4 * 1024 * 1024
 """The bytes of bodies that are given to the broker at a time, if that is more than one body."""
@@ -18,21 +19,20 @@ LONGEST_REST = 0.25
 """Seconds: a part of `publish_timeout` that is small enough for what waits. A rest that used it up would leave a slow
 broker no time for its answer, and have it taken for one that is silent."""
 
-Waiting = tuple[Message, asyncio.Future[Durable]]
 
-
-class PacedLink:
+class PacedLink(Link):
     """`link`, given its messages in turns: up to TURN bytes, and after their answers a rest.
 
     RabbitMQ reads, copies and syncs a large body as a whole; what the rests leave free is for everybody else. Whoever
-    cancels a message that waits for its turn has it never sent.
+    gives up a message that waits for its turn has it never sent.
     """
 
     def __init__(self, link: Link) -> None:
         self._link = link
         self._loop = asyncio.get_running_loop()
-        self._waiting: deque[Waiting] = deque()
-        self._unanswered = 0
+        self._waiting: deque[tuple[Message, Answer]] = deque()
+        self._sent: dict[Answer, asyncio.Future[Durable]] = {}
+        """What the link has now."""
         self._began = 0.0
         self._rest: asyncio.TimerHandle | None = None
         link.on_change(self._changed)
@@ -51,15 +51,20 @@ class PacedLink:
         """As the port promises."""
         self._link.on_change(changed)
 
-    def publish(self, message: Message) -> asyncio.Future[Durable]:
+    def send(self, message: Message, answer: Answer) -> None:
         """As the port promises."""
         if self.state != "up":
-            return self._link.publish(message)
-        answer: asyncio.Future[Durable] = self._loop.create_future()
+            self._link.send(message, answer)
+            return
         self._waiting.append((message, answer))
-        if not self._unanswered and self._rest is None:
+        if not self._sent and self._rest is None:
             self._turn()
-        return answer
+
+    def give_up(self, answer: Answer) -> None:
+        """As the port promises."""
+        sent = self._sent.get(answer)
+        if sent is not None:
+            sent.cancel()
 
     async def close(self) -> None:
         """As the port promises."""
@@ -83,25 +88,12 @@ class PacedLink:
             if answer.done():
                 continue
             size += len(message.body)
-            self._unanswered += 1
-            sent = self._link.publish(message)
+            sent = self._sent[answer] = self._link.publish(message)
             sent.add_done_callback(partial(self._answered, answer))
-            answer.add_done_callback(partial(_give_up, sent))
 
-    def _answered(self, answer: asyncio.Future[Durable], sent: asyncio.Future[Durable]) -> None:
-        self._unanswered -= 1
-        if not answer.done():
-            if sent.cancelled():
-                answer.cancel()
-            elif (error := sent.exception()) is not None:
-                answer.set_exception(error)
-            else:
-                answer.set_result(sent.result())
-        if not self._unanswered and self._rest is None:
+    def _answered(self, answer: Answer, sent: asyncio.Future[Durable]) -> None:
+        del self._sent[answer]
+        pass_on(sent, answer)
+        if not self._sent and self._rest is None:
             rest = min((self._loop.time() - self._began) * REST, LONGEST_REST)
             self._rest = self._loop.call_later(rest, self._turn)
-
-
-def _give_up(sent: asyncio.Future[Durable], answer: asyncio.Future[Durable]) -> None:
-    if answer.cancelled():
-        sent.cancel()

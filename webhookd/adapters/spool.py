@@ -16,6 +16,7 @@ import msgspec
 import structlog
 
 from webhookd.adapters import spool_jobs
+from webhookd.adapters.answers import pass_on
 from webhookd.adapters.spool_file import DAMAGE, SpoolFile, code_of
 from webhookd.adapters.spool_item import Item
 from webhookd.adapters.spool_layout import CLOSED, MANY, MIB, Entry, Sizes, SpoolError, SpoolStats, State
@@ -24,7 +25,7 @@ from webhookd.adapters.spool_takeover import Takeover
 from webhookd.adapters.spool_writer import Writer
 from webhookd.errors import ConfigurationError, Unpublished
 from webhookd.model import Message
-from webhookd.ports import Durable
+from webhookd.ports import Answer, Durable, Publisher
 
 __all__ = ["Entry", "Spool", "SpoolError", "SpoolStats", "State"]
 
@@ -32,7 +33,7 @@ Result = TypeVar("Result")
 log = structlog.get_logger(__name__)
 
 
-class Spool:
+class Spool(Publisher):
     """A Publisher to a bounded, fsynced file of one process. Every method is called on the loop that opened it.
 
     What cannot be read or changed raises SpoolError.
@@ -91,6 +92,10 @@ class Spool:
         """The spool as the last commit left it."""
         stats = self._writer.stats()
         return msgspec.structs.replace(stats, failing=CLOSED) if self._closed else stats
+
+    def send(self, message: Message, answer: Answer) -> None:
+        """As the port promises."""
+        self._put(message, self._state).add_done_callback(partial(pass_on, answer=answer))
 
     def publish(self, message: Message) -> asyncio.Future[Durable]:
         """As the port promises."""
