@@ -71,7 +71,7 @@ class Connection(Answering):
             return b""
         end += len(HEAD_END)
         head = self._reader.head(data[:end])
-        claim = self.shared.claim(head.target)
+        claim = self.shared.claims[head.target]
         length = head.length
         if claim is None or length is None or length > len(data) - end or head.expects:
             self._begin(head, claim)

@@ -45,7 +45,7 @@ class _Names(dict[bytes, str]):
         return text
 
 
-_names = _Names()
+_name = _Names().__getitem__
 
 
 class Line(NamedTuple):
@@ -160,8 +160,7 @@ class Reader:
         count = block.count(b"\n") - 2
         if count > MAX_FIELDS:
             raise Refused(431)
-        names = _names
-        fields = {names[name]: value for name, value in raw.items()}
+        fields = dict(zip(map(_name, raw), raw.values(), strict=True))
         if len(fields) != count:
             fields = _joined(block)
         length: int | None = None
@@ -245,7 +244,7 @@ def _joined(block: bytes) -> dict[str, bytes]:
     """Return the fields of a head in which names are repeated."""
     fields: dict[str, bytes] = {}
     for given, value in _pairs(block):
-        name = _names[given]
+        name = _name(given)
         if name not in fields:
             fields[name] = value
         elif name in _ONCE:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 from tornado import httputil
@@ -23,8 +23,7 @@ DRAIN_LIMIT = 32 * 1024 * 1024
 class Taker(Protocol):
     """Who takes some requests before the delegate is asked, as `Shared` says."""
 
-    def claim(self, target: bytes) -> Claim | None:
-        """Return what `take` is to be told, None where the request is not for it."""
+    claims: Mapping[bytes, Claim | None]
 
     def take(self, connection: Connection, head: Head, claim: Claim, body: bytes | None) -> Receiver:
         """Take a request."""
@@ -43,7 +42,7 @@ class Server:
     ) -> None:
         taker = taker or _Nobody()
         self.shared: Shared[Connection] = Shared(
-            taker.claim, taker.take, lambda connection, head: Delegated(connection, head, delegate), drain_limit
+            taker.claims, taker.take, lambda connection, head: Delegated(connection, head, delegate), drain_limit
         )
         self._limits = limits or Limits()
         self._acceptors: list[Acceptor] = []
@@ -83,12 +82,15 @@ class Server:
         watch.stop()
 
 
+class _NoClaims(dict[bytes, Claim | None]):
+    def __missing__(self, target: bytes) -> None:
+        return None
+
+
 class _Nobody:
     """Takes nothing."""
 
-    def claim(self, target: bytes) -> Claim | None:
-        del target
-        return None
+    claims: Mapping[bytes, Claim | None] = _NoClaims()
 
     def take(self, connection: Connection, head: Head, claim: Claim, body: bytes | None) -> Receiver:
         del connection, head, claim, body

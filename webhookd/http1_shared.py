@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Generic, Protocol, TypeVar
 
 from webhookd import http1_answer
@@ -32,19 +32,19 @@ Claim = tuple[str, str]
 class Shared(Generic[C]):
     """What the connections of one server share.
 
-    `claim` looks at the target of each request; what it claims `take` gets, with the body where it is there already:
-    then neither `part` nor `end` is called. `delegate` takes all the rest. `drain_limit`: how many bytes of a refused
-    body are thrown away, so that the connection can go on.
+    `claims` has what the target of each request claims, None for one that is no delivery. What is claimed `take` gets,
+    with the body where it is there already: then neither `part` nor `end` is called. `delegate` takes all the rest.
+    `drain_limit`: how many bytes of a refused body are thrown away, so that the connection can go on.
     """
 
     def __init__(
         self,
-        claim: Callable[[bytes], Claim | None],
+        claims: Mapping[bytes, Claim | None],
         take: Callable[[C, Head, Claim, bytes | None], Receiver],
         delegate: Callable[[C, Head], Receiver],
         drain_limit: int,
     ) -> None:
-        self.claim = claim
+        self.claims = claims
         self.take = take
         self.delegate = delegate
         self.drain_limit = drain_limit

@@ -138,7 +138,8 @@ class DeliveryWork:
         encoding = content_encoding(headers.get("content-encoding"))
         if encoding is None and (len(body) <= LARGE_SCHEMA_BODY or not _is_large(hook, body)):
             try:
-                self._publish(hook, *ingest.judge(hook, delivery))
+                event, verified = ingest.judge(hook, delivery)
+                self._publish(hook, event, verified)
             except (Exception, SystemExit) as error:  # noqa: BLE001 - the outermost edge; no plugin ends the daemon
                 self._fail(error)
             return

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from urllib.parse import urlsplit
 
 from tornado import httputil, web
 
 from webhookd.http1 import Connection
 from webhookd.http1_head import Head
+from webhookd.http1_shared import Claim
 from webhookd.http_config import ConfigExchange
 from webhookd.http_delivery import DeliveryWork
 from webhookd.http_ingest import DeliveryExchange
@@ -27,22 +29,12 @@ class Front(httputil.HTTPServerConnectionDelegate):
     def __init__(self, intake: Intake, app: web.Application) -> None:
         self.intake = intake
         self.app = app
-        self._addresses: dict[bytes, tuple[str, str]] = {}
+        self.claims: Mapping[bytes, Claim | None] = Addresses()
 
-    def claim(self, target: bytes) -> tuple[str, str] | None:
-        """Return what the request target says of a delivery, None where it is none."""
-        address = self._addresses.get(target)
-        if address is None:
-            address = delivery_address(target.decode("ascii"))
-            if address is not None and len(target) <= LONGEST_TARGET:
-                if len(self._addresses) >= MOST_ADDRESSES:
-                    self._addresses.clear()
-                self._addresses[target] = address
-        return address
-
-    def take(self, connection: Connection, head: Head, address: tuple[str, str], body: bytes | None) -> DeliveryWork:
+    def take(self, connection: Connection, head: Head, address: Claim, body: bytes | None) -> DeliveryWork:
         """Take a delivery the short way, without an object of Tornado's."""
-        work = DeliveryWork(connection, self.intake, *address)
+        api_token, token = address
+        work = DeliveryWork(connection, self.intake, api_token, token)
         if body is None:
             work.begin(head.method, head.fields, head.length)
         else:
@@ -55,6 +47,18 @@ class Front(httputil.HTTPServerConnectionDelegate):
 
     def on_close(self, server_conn: object) -> None:
         """Take note that a connection is closed: nothing here is kept by connection."""
+
+
+class Addresses(dict[bytes, Claim | None]):
+    """What a request target says of a delivery, None where it is none; the targets of deliveries are remembered."""
+
+    def __missing__(self, target: bytes) -> Claim | None:
+        address = delivery_address(target.decode("ascii"))
+        if address is not None and len(target) <= LONGEST_TARGET:
+            if len(self) >= MOST_ADDRESSES:
+                self.clear()
+            self[target] = address
+        return address
 
 
 class _Dispatch(httputil.HTTPMessageDelegate):

@@ -119,9 +119,10 @@ class Confirms:
         if tag and tag not in self._sent and tag not in self._returned:
             raise FrameError(f"a confirm up to the delivery tag {tag}, which is not in flight")
         after = (tag or self._last) + 1
+        pop, settle = self._sent.pop, self._settle
         for number in range(self._first, after):
-            if (sent := self._sent.pop(number, None)) is not None:
-                self._settle(sent[0], refusal)
+            if (sent := pop(number, None)) is not None:
+                settle(sent[0], refusal)
             else:
                 self._returned.discard(number)
         self._first = after

@@ -52,7 +52,7 @@ UNLIMITED = 1 << 32
 _size = struct.Struct(">I").pack
 _int64 = struct.Struct(">q").pack
 _time_and_after = struct.Struct(">Q").pack
-_content = struct.Struct(">IHHQH").pack
+_content = struct.Struct(f">IHHQH{len(_CONTENT_TYPE)}sI").pack
 _body = struct.Struct(">BHI").pack
 _frame_start = struct.Struct(">BHI").unpack_from
 
@@ -125,9 +125,7 @@ class PublishFrames:
         head = b"".join(
             (
                 before,
-                _content(size, 60, 0, len(message.body), _PROPERTIES),
-                _CONTENT_TYPE,
-                _size(len(headers)),
+                _content(size, 60, 0, len(message.body), _PROPERTIES, _CONTENT_TYPE, len(headers)),
                 headers,
                 _PERSISTENT,
                 bytes((len(receipt),)),

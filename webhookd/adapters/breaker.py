@@ -17,15 +17,13 @@ class Breaker:
     def __init__(self, name: str) -> None:
         self.open = False
         self.answers = 0
-        """How many answers the link has given."""
+        """How many answers the link has given; whoever counts one closes an open breaker."""
         self._name = name
 
-    def answered(self) -> None:
-        """Note an answer of the broker's."""
-        self.answers += 1
-        if self.open:
-            log.info("broker answers again", link=self._name)
-            self.open = False
+    def close(self) -> None:
+        """Know that the link answers again."""
+        log.info("broker answers again", link=self._name)
+        self.open = False
 
     def missed(self, answers: int) -> bool:
         """Note a missed deadline of a message sent after that many `answers`; return whether the breaker opens."""

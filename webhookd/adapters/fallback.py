@@ -157,19 +157,19 @@ class Fallback(Publisher):
 
     def _route(self, message: Message, answer: Answer) -> None:
         """Try the broker, if nothing speaks against it."""
-        hook = message.hook
-        size = len(message.body)
-        lane = self._large if size > MIB or hook in self._large_hooks else self._live
+        hook, size = message.hook, len(message.body)
+        live, large = self._live, self._large
+        lane = large if size > MIB or hook in self._large_hooks else live
         if (
             hook in self._lines
             or lane.down
             or lane.breaker.open
-            or self._waiting >= self._window
+            or live.waiting + large.waiting + self._handover.waiting >= self._window
             or size >= self._refusals.limit
         ):
             self._pass_by(message, answer, lane)
             return
-        if lane is self._large:
+        if lane is large:
             self._large_hooks[hook] += 1
         lane.publish(message, answer)
 

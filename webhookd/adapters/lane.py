@@ -109,7 +109,10 @@ class Lane(Generic[Ticket]):
         while queue and queue[0].message is None:
             queue.popleft()
         if error is None or isinstance(error, ANSWERS):
-            self.breaker.answered()
+            breaker = self.breaker
+            breaker.answers += 1
+            if breaker.open:
+                breaker.close()
         self._heard(waiting.ticket, message, error)
 
     def _fall(self, waiting: Waiting[Ticket], why: Unpublished) -> None:
