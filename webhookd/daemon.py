@@ -39,6 +39,7 @@ from webhookd.metrics import DeliveryMetrics, Exposition
 from webhookd.model import Message
 from webhookd.neighbours import hook_store
 from webhookd.outlet import Outlet
+from webhookd.record_keeping import records_of
 from webhookd.registry import load
 from webhookd.schema import Schemas
 from webhookd.settings import Settings
@@ -141,30 +142,24 @@ class Daemon:
         statedir = stack.enter_context(StateDir.claim(settings.state_dir))
         table = HookTable()
         share = _share(settings, table)
-        spool = await Spool.open(
-            statedir.spool_db,
-            max_bytes=settings.spool_max_bytes,
-            retention=settings.spool_retention,
-            keep=settings.broker == "spool:",
-            share=share,
-        )
-        stack.push_async_callback(spool.close)
+        spool = await _spool(settings, statedir, share, stack)
         outlet = await Outlet.open(settings, spool, stack)
         store = hook_store(settings, statedir)
         stack.push_async_callback(store.close)
         examiner = Examiner(_plugins(settings), settings.publish_timeout)
         stack.push_async_callback(examiner.close)
-        metrics = DeliveryMetrics()
+        records = records_of(settings, table, registry)
         intake = Intake(
             ingest=Ingest(table, registry, schemas, settings.max_body),
             publisher=outlet.publisher,
             examiner=examiner,
             budget=Budget(settings.max_in_flight, settings.max_in_flight_bytes, share, settings.tenant_share),
-            metrics=metrics,
+            metrics=DeliveryMetrics(),
             refusals=logs.RefusalLog(log, time.monotonic),
             log_accepted=settings.log_deliveries == "all",
             log_refused=settings.log_deliveries != "none",
             on_accepted=accepted,
+            records=records if settings.records_per_hook else None,
         )
         vitals = Vitals(table, intake.budget, spool, outlet, lambda: intake.stopping, tokens.keys_missing)
         await stack.enter_async_context(following(store, table, vitals))
@@ -232,6 +227,20 @@ def _share(settings: Settings, table: HookTable) -> Callable[[], float]:
         return settings.tenant_share if table.tenants > 1 else 1.0
 
     return share
+
+
+async def _spool(
+    settings: Settings, statedir: StateDir, share: Callable[[], float], stack: contextlib.AsyncExitStack
+) -> Spool:
+    spool = await Spool.open(
+        statedir.spool_db,
+        max_bytes=settings.spool_max_bytes,
+        retention=settings.spool_retention,
+        keep=settings.broker == "spool:",
+        share=share,
+    )
+    stack.push_async_callback(spool.close)
+    return spool
 
 
 def _plugins(settings: Settings) -> Plugins:

@@ -28,6 +28,10 @@ from webhookd.errors import Rejected, SchemaMismatch, Unavailable
 from webhookd.ingest import SchemaCheck, examine
 from webhookd.model import Delivery, Event, Fault, Hook, Verified
 
+LARGE_BODY = 1024 * 1024
+"""Over this, in bytes, verifying and inflating leave the event loop for a thread, reading for another process."""
+LARGE_SCHEMA_BODY = 256 * 1024
+"""Over this, in bytes, a body whose schema is asked for is read in another process: objects are built from it."""
 MEMORY_LIMIT = 1024**3
 """How much address space, in bytes, an examiner may use; a check that wants more is a fault of the body."""
 RETIRE_ABOVE = 256 * 1024
@@ -40,6 +44,11 @@ _PIPE_SIZE = 1024**2  # fewer wake-ups of the event loop than with Linux's 64 Ki
 _REJECTIONS = {name: cls for name, cls in vars(errors).items() if isinstance(cls, type) and issubclass(cls, Rejected)}
 
 log = structlog.get_logger(__name__)
+
+
+def is_large(hook: Hook, body: bytes) -> bool:
+    """Whether reading `body` would hold the event loop for too long."""
+    return len(body) > (LARGE_BODY if hook.validation == "off" else LARGE_SCHEMA_BODY)
 
 
 class Plugins(msgspec.Struct, frozen=True):

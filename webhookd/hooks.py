@@ -33,6 +33,7 @@ class HookTable:
         self._hooks: dict[str, Hook] = {}
         self._tenants = TenantIndex()
         self._waiters: list[tuple[int, asyncio.Future[None]]] = []
+        self._told: list[Callable[[str | None], None]] = []
 
     def __len__(self) -> int:
         return len(self._hooks)
@@ -104,6 +105,14 @@ class HookTable:
                 return
         self.revision = change.revision
         self._wake()
+        self._tell(change)
+
+    def on_gone(self, told: Callable[[str | None], None]) -> None:
+        """Have `told` called with the token of each hook that is deleted; with None where any may be gone.
+
+        The latter follows a snapshot of the store itself: one that is only remembered may lack a hook that is there.
+        """
+        self._told.append(told)
 
     async def reached(self, revision: int) -> None:
         """Return once the table holds the store's `revision`, so that a caller finds what it has just written."""
@@ -132,6 +141,17 @@ class HookTable:
         hook = self._hooks.pop(token, None)
         if hook is not None:
             self._tenants.discard(hook)
+
+    def _tell(self, change: Change) -> None:
+        match change:
+            case Deleted(token=token):
+                gone: str | None = token
+            case Snapshot(checked=checked) if checked > -math.inf:
+                gone = None
+            case _:
+                return
+        for told in self._told:
+            told(gone)
 
     def _wake(self) -> None:
         for revision, waiter in self._waiters:

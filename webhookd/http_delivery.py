@@ -7,6 +7,7 @@ import io
 import time
 from collections.abc import Mapping
 from types import MappingProxyType
+from typing import Any
 
 import structlog
 import uuid_utils
@@ -24,18 +25,16 @@ from webhookd.errors import (
     UnknownHook,
     Unpublished,
 )
+from webhookd.examiner import LARGE_BODY, LARGE_SCHEMA_BODY, is_large
 from webhookd.http_intake import Answers, Intake
 from webhookd.http_problem import bug, problem
 from webhookd.limits import Ticket
 from webhookd.logs import HOOK_EVENT, hook_id
 from webhookd.model import Delivery, Event, Hook, Message, Verified
 from webhookd.ports import Durable
+from webhookd.records import MAX_KEPT_BODY
 
 HOOK_METHODS = ("POST", "HEAD")
-LARGE_BODY = 1024 * 1024
-"""Over this, in bytes, verifying and inflating leave the event loop for a thread, reading for another process."""
-LARGE_SCHEMA_BODY = 256 * 1024
-"""Over this, in bytes, a body whose schema is asked for is read in another process: objects are built from it."""
 
 log = structlog.get_logger(__name__)
 
@@ -49,10 +48,9 @@ class DeliveryWork:
     _message: Message | None = None
     _task: asyncio.Task[None] | None = None
     _headers: Mapping[str, str] = MappingProxyType({})
-    _first: bytes | None = None
-    """The first piece of the body, where that comes in pieces."""
-    _buffer: io.BytesIO | None = None
-    """All pieces, where there are more."""
+    _first: bytes | None = None  # the first piece of the body, where that comes in pieces
+    _buffer: io.BytesIO | None = None  # all pieces, where there are more
+    _small: bytes | None = None  # the body as received, where it may be kept with the delivery's record
     _size = 0
     _whole = False
     """Whether the body has come to its end."""
@@ -134,9 +132,11 @@ class DeliveryWork:
 
     def _check(self, hook: Hook, body: bytes) -> None:
         headers, ingest = self._headers, self._intake.ingest
+        if len(body) <= MAX_KEPT_BODY:
+            self._small = body
         delivery = Delivery(headers, body, time.time_ns() // 1_000_000, hook.hook_url)
         encoding = content_encoding(headers.get("content-encoding"))
-        if encoding is None and (len(body) <= LARGE_SCHEMA_BODY or not _is_large(hook, body)):
+        if encoding is None and (len(body) <= LARGE_SCHEMA_BODY or not is_large(hook, body)):
             try:
                 event, verified = ingest.judge(hook, delivery)
                 self._publish(hook, event, verified)
@@ -162,7 +162,7 @@ class DeliveryWork:
             del delivery  # the body as sent is let go once it is inflated
             if encoding is not None:
                 verified = await self._inflated(verified, encoding)
-            if _is_large(hook, verified.body):
+            if is_large(hook, verified.body):
                 event = await intake.examiner.examine(hook, verified)
             else:
                 event = intake.ingest.examine(hook, verified)
@@ -194,6 +194,8 @@ class DeliveryWork:
 
     def _publish(self, hook: Hook, event: Event, verified: Verified) -> None:
         if event.ignored is not None:
+            if self._intake.records is not None:
+                self._intake.records.ignored(hook, self._headers, self._size, self._started, event)
             self._accept("ignored", hook, event.ignored)
             return
         message = self._intake.ingest.compose(hook, event, verified, str(uuid_utils.uuid7()))
@@ -224,17 +226,15 @@ class DeliveryWork:
         intake = self._intake
         seconds = time.perf_counter() - self._started
         intake.metrics.accepted(outcome, self._size, seconds)
-        self._answers.accepted(None if message is None else message.receipt)
+        receipt = None if message is None else message.receipt
+        self._answers.accepted(receipt)
         if intake.log_accepted:
-            log.info(
-                "delivery accepted",
-                outcome=outcome,
-                reason=reason,
-                receipt=None if message is None else message.receipt,
-                **self._facts(hook),
-            )
-        if intake.on_accepted is not None and message is not None:
-            intake.on_accepted(message)
+            log.info("delivery accepted", outcome=outcome, reason=reason, receipt=receipt, **self._facts(hook))
+        if message is not None:
+            if intake.records is not None:
+                intake.records.accepted(hook, self._headers, self._small, self._size, seconds, message)
+            if intake.on_accepted is not None:
+                intake.on_accepted(message)
         self._leave()
 
     def _fail(self, error: BaseException) -> None:
@@ -249,8 +249,7 @@ class DeliveryWork:
             case _:
                 log.error("a delivery failed by a bug", exc_info=error, **self._facts(self._hook))
                 self._intake.metrics.refused("bug")
-                self._answers.reply(*bug())
-                self._leave()
+                self._answer_refused("bug", None, *bug())
 
     def _refuse(self, error: Rejected, cause: str | None = None) -> None:
         intake = self._intake
@@ -258,7 +257,13 @@ class DeliveryWork:
         if intake.log_refused:
             facts = self._facts(self._hook) | ({} if cause is None else {"cause": cause})
             intake.refusals.line(reason=error.reason, status=error.status, detail=error.detail, **facts)
-        self._answers.reply(*problem(error))
+        self._answer_refused(error.reason, error.detail, *problem(error))
+
+    def _answer_refused(self, reason: str, detail: str | None, status: int, *answer: Any) -> None:
+        self._answers.reply(status, *answer)
+        if (records := self._intake.records) is not None:
+            why, hook = (reason, status, detail), self._hook or (self._api_token, self._token)
+            records.refused(hook, self._headers, self._small, self._size, self._started, why)
         self._leave()
 
     def _answer_head(self) -> None:
@@ -282,7 +287,7 @@ class DeliveryWork:
             self._leave()
 
     def _leave(self) -> None:
-        self._first = self._buffer = None
+        self._first = self._buffer = self._small = None
         intake = self._intake
         if intake.stopping:
             intake.leave(self)
@@ -290,8 +295,3 @@ class DeliveryWork:
             intake.open.discard(self)  # the same, for less
         if self._ticket is not None:
             self._ticket.release()
-
-
-def _is_large(hook: Hook, body: bytes) -> bool:
-    """Whether reading `body` would hold the event loop for too long."""
-    return len(body) > (LARGE_BODY if hook.validation == "off" else LARGE_SCHEMA_BODY)

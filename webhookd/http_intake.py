@@ -14,6 +14,7 @@ from webhookd.logs import RefusalLog
 from webhookd.metrics import DeliveryMetrics
 from webhookd.model import Message
 from webhookd.ports import Publisher
+from webhookd.records import Records
 
 
 class Answers(Protocol):
@@ -39,6 +40,8 @@ class Intake:
     log_accepted: bool
     log_refused: bool
     on_accepted: Callable[[Message], None] | None = None
+    records: Records | None = None
+    """Where answered deliveries are noted, if they are."""
     stopping: bool = False
     open: set[object] = field(default_factory=set)
     """Deliveries admitted and not yet answered."""

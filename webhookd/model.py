@@ -11,6 +11,7 @@ import msgspec
 
 Validation = Literal["off", "report", "enforce"]
 OnMismatch = Literal["publish", "ignore", "reject"]
+Outcome = Literal["accepted", "ignored", "refused"]
 HeaderValue = str | int
 
 NAME = re.compile(r"[A-Za-z0-9_-]{1,64}")
@@ -19,6 +20,7 @@ EVENT_NAME = re.compile(r"[A-Za-z0-9_.:-]{1,100}")
 """What an event can be called."""
 VALIDATIONS: tuple[Validation, ...] = ("off", "report", "enforce")
 ON_MISMATCH: tuple[OnMismatch, ...] = ("publish", "ignore", "reject")
+OUTCOMES: tuple[Outcome, ...] = ("accepted", "ignored", "refused")
 MAX_SECRETS = 3
 """How many secrets of one hook may be valid at a time: the current one and two that it replaced."""
 
@@ -142,6 +144,35 @@ class Event(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     id: str | None = None
     ignored: str | None = None
     faults: tuple[Fault, ...] = ()
+
+
+class Record(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
+    """How one delivery ended.
+
+    `id` is a UUIDv7: the receipt of an accepted delivery. `received_at` is in ms since the epoch, `size` the bytes of
+    the body as received, `duration` in seconds, `status` what was answered. `reason` is the refusal's own word, or why
+    an ignored delivery was (`handshake`, `mismatch`); `detail` what a refused sender was told. `headers` has lower-case
+    names and is as received, signatures and secrets included: whoever shows it leaves those out (`shown_headers`).
+    `replay_of` is the id of the record that was replayed. `has_body` says that the body was kept.
+    """
+
+    id: str
+    received_at: int
+    outcome: Outcome
+    reason: str | None = None
+    status: int
+    detail: str | None = None
+    size: int
+    duration: float
+    delivery_id: str | None = None
+    provider_event: str | None = None
+    headers: Mapping[str, str] = {}
+    replay_of: str | None = None
+    has_body: bool = False
+
+    def __repr__(self) -> str:
+        """Keep headers out of logs and tracebacks."""
+        return f"Record(id={self.id!r}, outcome={self.outcome!r}, reason={self.reason!r})"
 
 
 class Message(msgspec.Struct, frozen=True, gc=False, kw_only=True):

@@ -21,6 +21,7 @@ SECTIONS = {
     "jwt_secret_file": "Bearer tokens",
     "max_body": "Limits",
     "publish_timeout": "Times and the spool",
+    "records_per_hook": "Records of deliveries",
     "plugins_dir": "Plugins",
     "log_level": "Logs",
 }

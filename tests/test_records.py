@@ -1,0 +1,252 @@
+"""Holds records of deliveries to their bounds, their order, and what they say."""
+
+import msgspec
+import pytest
+
+from webhookd.hooks import HookTable
+from webhookd.http1_head import Fields
+from webhookd.ingest import MAX_SENDER_WORD
+from webhookd.model import Event, Hook, Message
+from webhookd.ports import Deleted, Snapshot
+from webhookd.records import Records, shown_headers
+from webhookd.registry import load
+
+REGISTRY = load()
+
+
+def a_hook(number: int = 1, datasource: str = "github") -> Hook:
+    return Hook(
+        token=f"{number:040x}",
+        api_token="api",
+        tenant="42",
+        datasource=datasource,
+        event=f"push{number}",
+        base_url="http://127.0.0.1",
+        created_at=1,
+    )
+
+
+def some(hooks: int = 1, **options) -> tuple[Records, HookTable]:
+    table = HookTable()
+    table.apply(Snapshot(tuple(a_hook(number) for number in range(1, hooks + 1)), 1))
+    return Records(table, REGISTRY, **{"per_hook": 5, "max_bytes": 1 << 20, **options}), table
+
+
+def a_message(hook: Hook, number: int) -> Message:
+    return Message(
+        receipt=f"receipt-{number:06}",
+        hook=hook.token,
+        tenant=hook.tenant,
+        datasource=hook.datasource,
+        event=hook.event,
+        received_at=1000 + number,
+        headers={"receivedAt": 1000 + number, "deliveryId": f"guid-{number}", "providerEvent": "push"},
+        body=b"{}",
+    )
+
+
+def accept(records: Records, hook: Hook, number: int, body: bytes | None = b"{}", headers=None) -> None:
+    given = Fields({"content-type": b"application/json"}) if headers is None else headers
+    records.accepted(hook, given, body, 2, 0.001, a_message(hook, number))
+
+
+def refuse(records: Records, hook: Hook | tuple[str, str], body: bytes | None = b"{}", headers=None) -> None:
+    records.refused(hook, headers or {"x-github-delivery": "abc"}, body, 2, 0.001, ("signature", 401, "it is wrong"))
+
+
+def test_an_accepted_delivery():
+    records, _ = some()
+    accept(records, a_hook(), 7)
+    (record,) = records.of(a_hook().token)
+    assert msgspec.structs.asdict(record) == {
+        "id": "receipt-000007",
+        "received_at": 1007,
+        "outcome": "accepted",
+        "reason": None,
+        "status": 204,
+        "detail": None,
+        "size": 2,
+        "duration": 0.001,
+        "delivery_id": "guid-7",
+        "provider_event": "push",
+        "headers": {"content-type": "application/json"},
+        "replay_of": None,
+        "has_body": False,
+    }
+    assert records.get(a_hook().token, record.id) == record
+    assert records.body(a_hook().token, record.id) is None
+
+
+def test_an_ignored_delivery():
+    records, _ = some()
+    records.ignored(a_hook(), {}, 2, 0.001, Event(type="ping", id="abc", ignored="handshake"))
+    (record,) = records.of(a_hook().token)
+    assert (record.outcome, record.reason, record.status) == ("ignored", "handshake", 204)
+    assert (record.delivery_id, record.provider_event) == ("abc", "ping")
+
+
+def test_a_refused_delivery_keeps_its_body_and_what_its_sender_calls_it():
+    records, _ = some()
+    refuse(records, a_hook(), b"[1]", {"x-github-delivery": "guid", "x-github-event": "push"})
+    (record,) = records.of(a_hook().token)
+    assert (record.outcome, record.reason, record.status, record.detail) == (
+        *("refused", "signature", 401, "it is wrong"),
+    )
+    assert (record.delivery_id, record.provider_event, record.has_body) == ("guid", "push", True)
+    assert records.body(a_hook().token, record.id) == b"[1]"
+
+
+@pytest.mark.parametrize("word", ["x" * (MAX_SENDER_WORD + 1), "a\nb", "é", ""])
+def test_what_cannot_be_the_word_of_a_sender_is_none(word):
+    records, _ = some()
+    refuse(records, a_hook(), b"{}", {"x-github-delivery": word, "x-github-event": word})
+    (record,) = records.of(a_hook().token)
+    assert (record.delivery_id, record.provider_event) == (None, None)
+
+
+@pytest.mark.parametrize("body", [None, b"", b"not JSON", b"\xff\xfe", b'{"id": [], "type": {}}'])
+def test_a_plugin_may_be_asked_about_anything(body):
+    records, table = some()
+    hook = a_hook(9, "circleci")
+    table.apply(hook)
+    refuse(records, hook, body, {"content-type": "application/json"})
+    (record,) = records.of(hook.token)
+    assert (record.delivery_id, record.provider_event, record.has_body) == (None, None, body is not None)
+
+
+def test_an_address_that_is_no_hooks_leaves_no_record():
+    records, _ = some()
+    refuse(records, ("api", "f" * 40))
+    refuse(records, ("not the apiToken", a_hook().token))
+    assert len(records) == 0
+    refuse(records, ("api", a_hook().token))
+    assert len(records.of(a_hook().token)) == 1
+
+
+def test_bodies_of_accepted_deliveries_are_kept_where_that_is_wanted():
+    records, _ = some(keep_accepted=True)
+    accept(records, a_hook(), 1, b"[1]")
+    accept(records, a_hook(), 2, None)
+    assert [record.has_body for record in records.of(a_hook().token)] == [False, True]
+    assert records.body(a_hook().token, "receipt-000001") == b"[1]"
+
+
+@pytest.mark.parametrize("count", [3, 5, 6, 255, 256, 257, 1000])
+def test_the_last_of_a_hook_stay(count):
+    records, _ = some()
+    for number in range(count):
+        accept(records, a_hook(), number)
+    expected = [f"receipt-{number:06}" for number in range(count)][-5:][::-1]
+    assert [record.id for record in records.of(a_hook().token)] == expected
+    assert len(records) == len(expected)
+
+
+def test_pages_and_filters():
+    records, _ = some(per_hook=100)
+    token = a_hook().token
+    for number in range(50):
+        accept(records, a_hook(), number)
+        refuse(records, a_hook())
+    everything = records.of(token, limit=1000)
+    assert len(everything) == 100
+    pages, before = [], None
+    while page := records.of(token, before=before, limit=7):
+        pages += page
+        before = page[-1].id
+    assert pages == everything
+    refused = records.of(token, outcome="refused", limit=1000)
+    assert refused == [record for record in everything if record.outcome == "refused"]
+    assert records.of(token, outcome="ignored") == []
+    assert records.of(token, before=refused[3].id, outcome="refused", limit=2) == refused[4:6]
+
+
+def test_a_page_goes_on_after_its_last_record_is_gone():
+    records, _ = some(per_hook=10)
+    for _number in range(10):
+        refuse(records, a_hook())
+    seen = records.of(a_hook().token, limit=9)
+    for _number in range(3):
+        refuse(records, a_hook())
+    assert records.of(a_hook().token, before=seen[-1].id) == []
+    assert records.of(a_hook().token, before=seen[3].id) == seen[4:7]
+
+
+def test_memory_is_bounded_and_what_was_used_last_stays():
+    records, _ = some(hooks=100, max_bytes=200_000)
+    for number in range(1, 101):
+        for _ in range(5):
+            refuse(records, a_hook(number), b"x" * 1000)
+        assert records.bytes <= 200_000
+    kept = [number for number in range(1, 101) if records.of(a_hook(number).token)]
+    assert kept == list(range(101 - len(kept), 101))
+    assert 10 < len(kept) < 100
+    assert len(records.gone) == 100 - len(kept)
+
+
+def test_one_hook_alone_is_bounded_too():
+    records, _ = some(per_hook=1000, max_bytes=100_000)
+    for _ in range(1000):
+        refuse(records, a_hook(), b"x" * 10_000)
+        assert records.bytes <= 110_000
+    assert 1 <= len(records) <= 10
+
+
+def test_headers_count():
+    records, _ = some(hooks=3, per_hook=1000, max_bytes=100_000)
+    for _ in range(300):
+        accept(records, a_hook(), 1, headers=Fields({"x-long": b"x" * 10_000}))
+    assert len(records) <= 10
+
+
+def test_records_go_with_their_hook():
+    records, table = some(hooks=3)
+    for number in (1, 2, 3):
+        refuse(records, a_hook(number))
+    table.apply(Deleted(a_hook(1).token, 2))
+    assert records.of(a_hook(1).token) == []
+    refuse(records, a_hook(1))  # was in work when its hook was deleted
+    assert records.of(a_hook(1).token) == []
+    table.apply(Snapshot((a_hook(2),), 3, checked=float("-inf")))  # only remembered: the third may be there
+    assert len(records.of(a_hook(3).token)) == 1
+    table.apply(Snapshot((a_hook(2),), 4))
+    assert [len(records.of(a_hook(number).token)) for number in (1, 2, 3)] == [0, 1, 0]
+    assert records.gone == {a_hook(1).token, a_hook(3).token}
+
+
+def test_an_updated_hook_keeps_its_records():
+    records, table = some()
+    refuse(records, a_hook())
+    table.apply(msgspec.structs.replace(a_hook(), revision=2, validation="report"))
+    assert len(records.of(a_hook().token)) == 1
+
+
+def test_listeners_hear_of_their_hook_at_once():
+    records, _ = some(hooks=2)
+    heard: list[str] = []
+    other: list[str] = []
+    accept(records, a_hook(1), 0)
+    stop = records.listen(a_hook(1).token, lambda record: heard.append(record.id))
+    stop_other = records.listen(a_hook(1).token, lambda record: other.append(record.id))
+    accept(records, a_hook(1), 1)
+    accept(records, a_hook(2), 2)
+    assert heard == other == ["receipt-000001"]
+    stop()
+    stop()
+    accept(records, a_hook(1), 3)
+    assert (heard, other) == (["receipt-000001"], ["receipt-000001", "receipt-000003"])
+    stop_other()
+    accept(records, a_hook(1), 4)
+    assert len(other) == 2
+
+
+def test_secrets_and_signatures_are_not_shown():
+    records, _ = some()
+    hidden = ["authorization", "cookie", "x-gitlab-token", "webhook-signature", "svix-signature", "x-hub-signature"]
+    hidden += ["x-hub-signature-256", "circleci-signature", "x-api-key", "x-apikey", "x-my-password", "x-proxy-auth"]
+    hidden += ["x-shopify-hmac-sha256", "paypal-transmission-sig", "x-client-secret"]
+    shown = ["content-type", "user-agent", "x-github-event", "x-github-delivery", "webhook-id", "webhook-timestamp"]
+    refuse(records, a_hook(), b"{}", dict.fromkeys(hidden + shown, "value"))
+    (record,) = records.of(a_hook().token)
+    assert shown_headers(record) == dict.fromkeys(hidden, "(not shown)") | dict.fromkeys(shown, "value")
+    assert record.headers["authorization"] == "value"
+    assert "value" not in repr(record)

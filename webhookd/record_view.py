@@ -1,0 +1,39 @@
+"""What a tenant is shown of a delivery: everything but secrets, and what is made with them."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from webhookd.model import Record
+
+NOT_SHOWN = "(not shown)"
+
+_SECRET = re.compile(r"token|secret|signature|passw|api-?key|auth|cookie|credential|session|hmac|jwt|(^|-)sig(-|$)")
+"""What the name of a header has whose value is a secret, or is made with one."""
+
+
+def shown_headers(record: Record) -> dict[str, str]:
+    """Return the headers of a record as they may be shown: without secrets, and without what is made with one."""
+    return {name: NOT_SHOWN if _SECRET.search(name) else value for name, value in record.headers.items()}
+
+
+def shown(record: Record) -> dict[str, Any]:
+    """Return a record as the API shows it: times in ms, sizes in bytes, what has no value absent."""
+    document: dict[str, Any] = {
+        "id": record.id,
+        "receivedAt": record.received_at,
+        "outcome": record.outcome,
+        "reason": record.reason,
+        "status": record.status,
+        "detail": record.detail,
+        "size": record.size,
+        "duration": round(record.duration, 6),
+        "receipt": record.id if record.outcome == "accepted" else None,
+        "deliveryId": record.delivery_id,
+        "providerEvent": record.provider_event,
+        "replayOf": record.replay_of,
+        "headers": shown_headers(record),
+        "hasBody": record.has_body,
+    }
+    return {name: value for name, value in document.items() if value is not None}

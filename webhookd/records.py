@@ -1,0 +1,295 @@
+"""The last deliveries of each hook, as they ended: bounded in memory, and next to nothing on the path of a delivery."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Collection, Iterator, Mapping
+from http import HTTPStatus
+from typing import Protocol
+
+import uuid_utils
+
+from webhookd.errors import Rejected
+from webhookd.hooks import HookTable
+from webhookd.ingest import Datasources
+from webhookd.model import OUTCOMES, Event, Hook, Message, Outcome, Record
+from webhookd.record_ring import Ended, Kept, Noted, Ring
+from webhookd.record_view import shown_headers
+
+__all__ = ["MAX_KEPT_BODY", "OUTCOMES", "Outcome", "Record", "Records", "shown_headers"]
+
+MAX_KEPT_BODY = 64 * 1024
+"""The largest body, in bytes as received, that is kept with a record."""
+UNSORTED = 256
+"""How many deliveries are noted before they are sorted by hook: of a busy hook most are never looked at."""
+ANSWERED = int(HTTPStatus.NO_CONTENT)
+"""What the sender of an accepted or ignored delivery is told."""
+ACCEPTED: Ended = ("accepted", None, ANSWERED, None)
+
+
+class Bodies(Protocol):
+    """Where bodies are once they are no longer in memory."""
+
+    def body(self, id_: str) -> bytes | None:
+        """Return the body of a record, None where it is not there or cannot be read."""
+
+
+class Records:
+    """The last `per_hook` deliveries of each hook, together at most `max_bytes`; used on the event loop only.
+
+    Over that, the records of the hooks that have had no delivery for longest go first. They go with their hook.
+    With `keep_accepted` small bodies of accepted deliveries are kept too, not only those of refused ones.
+    """
+
+    bodies: Bodies | None = None
+    """Where bodies are that were written to disk, if they are."""
+
+    def __init__(
+        self, hooks: HookTable, datasources: Datasources, *, per_hook: int, max_bytes: int, keep_accepted: bool = False
+    ) -> None:
+        self.per_hook = per_hook
+        self.keep_accepted = keep_accepted
+        self.changed: dict[str, None] = {}
+        """The hooks that have records that were never taken by `unwritten`, longest first."""
+        self.gone: set[str] = set()
+        """The hooks whose records are gone since this was last emptied."""
+        self.bytes = 0
+        """About how much memory the records take."""
+        self._hooks = hooks
+        self._datasources = datasources
+        self._max_bytes = max_bytes
+        self._fresh: list[Noted] = []
+        self._rings: OrderedDict[str, Ring] = OrderedDict()
+        self._listeners: dict[str, list[Callable[[Record], None]]] = {}
+        hooks.on_gone(self._hook_gone)
+
+    def __len__(self) -> int:
+        self._sort()
+        return sum(len(ring.entries) for ring in self._rings.values())
+
+    # --- on the path of a delivery -----------------------------------------------------------------------------------
+
+    def accepted(
+        self, hook: Hook, headers: Mapping[str, str], body: bytes | None, size: int, seconds: float, message: Message
+    ) -> None:
+        """Note a delivery whose `message` is durable. `body` is as received, None where it is too large to be kept."""
+        kept = body if self.keep_accepted else None
+        # a plain tuple: what is built from it is built when somebody asks
+        self._fresh.append(
+            (hook, message.receipt, message.received_at, ACCEPTED, size, seconds, message.headers, headers, kept, None)
+        )
+        if len(self._fresh) >= UNSORTED or self._listeners:
+            self._sort()
+
+    def ignored(self, hook: Hook, headers: Mapping[str, str], size: int, started: float, event: Event) -> None:
+        """Note a delivery that is answered 204 without being published; `started` is of `time.perf_counter`."""
+        seconds = time.perf_counter() - started
+        words = {"deliveryId": event.id, "providerEvent": event.type}
+        ended: Ended = ("ignored", event.ignored, ANSWERED, None)
+        self._note((hook, _new_id(), _now_ms(), ended, size, seconds, words, headers, None, None))
+
+    def refused(
+        self,
+        hook: Hook | tuple[str, str],
+        headers: Mapping[str, str],
+        body: bytes | None,
+        size: int,
+        started: float,
+        why: tuple[str, int, str | None],
+    ) -> None:
+        """Note a refused delivery, and `why` (reason, status, detail); `started` is of `time.perf_counter`.
+
+        `hook` is itself, or its address (apiToken, token), under which there may be none.
+        """
+        seconds = time.perf_counter() - started
+        if isinstance(hook, tuple):
+            try:
+                hook = self._hooks.find(*hook)
+            except Rejected:
+                return
+        self._note((hook, _new_id(), _now_ms(), ("refused", *why), size, seconds, None, headers, body, None))
+
+    def replayed(self, hook: Hook, record: Record, body: bytes | None) -> None:
+        """Note a replay, whose `record` is made already."""
+        ended: Ended = (record.outcome, record.reason, record.status, record.detail)
+        self._note((hook, record.id, record.received_at, ended, record.size, 0.0, None, record.headers, body, record))
+
+    def _note(self, noted: Noted) -> None:
+        self._fresh.append(noted)
+        # bodies count: what is not sorted is not counted yet
+        if len(self._fresh) >= UNSORTED or self._listeners or noted[8] is not None:
+            self._sort()
+
+    # --- what is asked of them ---------------------------------------------------------------------------------------
+
+    def of(self, token: str, *, outcome: str | None = None, before: str | None = None, limit: int = 50) -> list[Record]:
+        """Return at most `limit` records of a hook, newest first; those older than `before` (an id) where given."""
+        found: list[Record] = []
+        for kept in self._older(token, before):
+            if outcome is None or kept.outcome == outcome:
+                found.append(self._record(kept))
+                if len(found) >= limit:
+                    break
+        return found
+
+    def get(self, token: str, id_: str) -> Record | None:
+        """Return the record with this id, if the hook has it still."""
+        kept = self._find(token, id_)
+        return None if kept is None else self._record(kept)
+
+    def body(self, token: str, id_: str) -> bytes | None:
+        """Return the body that was kept with a record, as received; None where there is none (any more)."""
+        kept = self._find(token, id_)
+        if kept is None or not kept.has_body:
+            return None
+        if kept.body is not None or self.bodies is None:
+            return kept.body
+        return self.bodies.body(id_)
+
+    def listen(self, token: str, heard: Callable[[Record], None]) -> Callable[[], None]:
+        """Have `heard` called with each new record of a hook; of more than `per_hook` at once with the last ones.
+
+        Returns what ends it.
+        """
+        self._sort()
+        listeners = self._listeners.setdefault(token, [])
+        listeners.append(heard)
+
+        def stop() -> None:
+            if heard in listeners:
+                listeners.remove(heard)
+            if not listeners and self._listeners.get(token) is listeners:
+                del self._listeners[token]
+
+        return stop
+
+    def forget(self, token: str) -> None:
+        """Let go of all records of a hook."""
+        self._sort()
+        ring = self._rings.pop(token, None)
+        self.changed.pop(token, None)
+        if ring is not None:
+            self.bytes -= ring.bytes
+            self.gone.add(token)
+
+    # --- to disk and back --------------------------------------------------------------------------------------------
+
+    def unwritten(self, most: int) -> list[tuple[str, list[Kept]]]:
+        """Return what has not been returned yet, of whole hooks, oldest first, until it is `most` records or more.
+
+        Their `record` may be made in another thread (`make`).
+        """
+        self._sort()
+        taken: list[tuple[str, list[Kept]]] = []
+        count = 0
+        while self.changed and count < most:
+            token = next(iter(self.changed))
+            del self.changed[token]
+            fresh = self._rings[token].take_fresh()
+            count += len(fresh)
+            taken.append((token, fresh))
+        return taken
+
+    def make(self, kept: Kept) -> Record:
+        """Return the record of what was noted; may be called in any thread."""
+        return kept.made(self._datasources)
+
+    def written(self, token: str, written: Collection[Kept]) -> None:
+        """Let go of bodies that are on disk now."""
+        ring = self._rings.get(token)
+        for kept in written:
+            if kept.body is not None:
+                kept.body = None
+                if ring is not None and kept in ring.entries:
+                    self.bytes += ring.weigh(kept)
+
+    def not_written(self, token: str, entries: Collection[Kept]) -> None:
+        """Take back what could not be written, to be returned by `unwritten` again."""
+        ring = self._rings.get(token)
+        if ring is not None:
+            ring.give_back(entries)
+            self.changed.setdefault(token)
+
+    def restore(self, token: str, records: Collection[Record]) -> None:
+        """Take the records of a hook, oldest first, that were written before; less lately used than what is here."""
+        ring = Ring(self.per_hook)
+        for record in records:
+            ring.restore(record)
+        self._rings[token] = ring
+        self.bytes += ring.bytes
+        self._shrink()
+
+    # --- inside ------------------------------------------------------------------------------------------------------
+
+    def _record(self, kept: Kept) -> Record:
+        return kept.made(self._datasources)
+
+    def _sort(self) -> None:
+        """Give what was noted to its hooks, the newest first, so that what would not stay costs nothing."""
+        if not self._fresh:
+            return
+        fresh, self._fresh = self._fresh, []
+        newest: dict[str, list[Noted]] = {}
+        for noted in reversed(fresh):
+            mine = newest.setdefault(noted[0].token, [])
+            if len(mine) < self.per_hook:
+                mine.append(noted)
+        for token, mine in newest.items():
+            if self._hooks.get(token) is not None:  # deleted meanwhile
+                self._add(token, mine)
+        self._shrink()
+
+    def _add(self, token: str, newest_first: list[Noted]) -> None:
+        ring = self._rings.get(token)
+        if ring is None:
+            ring = self._rings[token] = Ring(self.per_hook)
+        else:
+            self._rings.move_to_end(token)
+        self.changed.setdefault(token)
+        before = ring.bytes
+        for noted in reversed(newest_first):
+            kept = ring.append(noted)
+            for heard in tuple(self._listeners.get(token, ())):
+                heard(self._record(kept))
+        self.bytes += ring.bytes - before
+
+    def _shrink(self) -> None:
+        while self.bytes > self._max_bytes and len(self._rings) > 1:
+            self.forget(next(iter(self._rings)))
+        if self.bytes > self._max_bytes:
+            for ring in self._rings.values():
+                self.bytes -= ring.shrink(self.bytes - self._max_bytes)
+
+    def _older(self, token: str, before: str | None) -> Iterator[Kept]:
+        """Yield a hook's records, newest first, from behind the one with the id `before`."""
+        self._sort()
+        ring = self._rings.get(token)
+        entries = [] if ring is None else list(reversed(ring.entries))
+        if before is None:
+            yield from entries
+            return
+        place = next((number for number, kept in enumerate(entries) if kept.id == before), None)
+        if place is None:  # gone meanwhile: ids are of their time, so what is older is known all the same
+            yield from (kept for kept in entries if kept.id < before)
+        else:
+            yield from entries[place + 1 :]
+
+    def _find(self, token: str, id_: str) -> Kept | None:
+        return next((kept for kept in self._older(token, None) if kept.id == id_), None)
+
+    def _hook_gone(self, token: str | None) -> None:
+        if token is not None:
+            self.forget(token)
+            return
+        for known in list(self._rings):
+            if self._hooks.get(known) is None and known not in self._hooks.set_aside:
+                self.forget(known)
+
+
+def _new_id() -> str:
+    return str(uuid_utils.uuid7())
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
