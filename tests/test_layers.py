@@ -42,7 +42,7 @@ LAYERS = (
         "http1_limits",
     },
     {"http_admin", "http_config", "control", "http1_wire", "http1_shared"},
-    {"http1_answering", "http1_accept", "http_delivery"},
+    {"http1_answering", "http1_accept", "http_delivery", "http_records"},
     {"http1"},
     {"http_ingest", "http1_delegate", "outlet", "bearer"},
     {"http_front", "http1_server"},

@@ -32,6 +32,7 @@ from webhookd.http_admin import admin_app
 from webhookd.http_config import config_app
 from webhookd.http_front import Front
 from webhookd.http_intake import Intake
+from webhookd.http_records import Node, record_routes
 from webhookd.ingest import Ingest
 from webhookd.limits import Budget
 from webhookd.listeners import Listener, PatientSocket, inherited, listen
@@ -166,7 +167,8 @@ class Daemon:
         service = TenantHooks(
             store, table, registry, schemas, tokens.bearer, settings.secret_grace, settings.public_url
         )
-        return cls(settings, statedir, table, spool, Front(intake, config_app(service)), vitals, tokens)
+        app = config_app(service, record_routes(service, Node(settings.node_name or socket.gethostname(), records)))
+        return cls(settings, statedir, table, spool, Front(intake, app), vitals, tokens)
 
     def listen(self, stack: contextlib.AsyncExitStack) -> Bound:
         """Bind the listeners and serve on them."""

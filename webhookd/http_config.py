@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import msgspec
@@ -30,6 +31,8 @@ from webhookd.tenant_hooks import STORE_AWAY, TenantHooks
 MAX_CONFIG_BODY = 64 * 1024
 """The largest body, in bytes, that the config API takes."""
 DRAIN_LIMIT = 32 * 1024 * 1024
+Route = tuple[str, type[web.RequestHandler], dict[str, Any]]
+"""The pattern of a path, its handler, and what that is handed."""
 
 log = structlog.get_logger(__name__)
 
@@ -176,14 +179,15 @@ class NotFoundHandler(ConfigHandler):
         raise NotFound("there is nothing here: see /wh/config and /wh/datasources")
 
 
-def config_app(service: TenantHooks) -> web.Application:
-    """Return the application that serves the config API."""
+def config_app(service: TenantHooks, routes: Sequence[Route] = ()) -> web.Application:
+    """Return the application that serves the config API, and what else is asked for the same way."""
     given = {"service": service}
     return web.Application(
         [
             ("/wh/config", HooksHandler, given),
             ("/wh/config/([^/]+)", HookHandler, given),
             ("/wh/datasources", DatasourcesHandler, given),
+            *routes,
         ],
         default_handler_class=NotFoundHandler,
         default_handler_args=given,
