@@ -56,7 +56,7 @@ LAYERS = (
 
 ADAPTERS_IMPORT = {"model", "errors", "ports", "statedir", "auth", "jwk"}
 """What adapters may import, beside each other: the ports that they implement, and the folder that they write to."""
-ADAPTERS_IMPORTED_BY = {"daemon", "neighbours", "control*", "outlet", "vitals", "bearer", "cli*"}
+ADAPTERS_IMPORTED_BY = {"daemon", "neighbours", "record_keeping", "control*", "outlet", "vitals", "bearer", "cli*"}
 """Who may know which adapters there are; everybody else knows the ports."""
 
 LIBRARIES = {

@@ -40,7 +40,7 @@ from webhookd.metrics import DeliveryMetrics, Exposition
 from webhookd.model import Message
 from webhookd.neighbours import hook_store
 from webhookd.outlet import Outlet
-from webhookd.record_keeping import records_of
+from webhookd.record_keeping import remembered
 from webhookd.registry import load
 from webhookd.schema import Schemas
 from webhookd.settings import Settings
@@ -149,7 +149,7 @@ class Daemon:
         stack.push_async_callback(store.close)
         examiner = Examiner(_plugins(settings), settings.publish_timeout)
         stack.push_async_callback(examiner.close)
-        records = records_of(settings, table, registry)
+        records = await stack.enter_async_context(remembered(settings, statedir, table, registry))
         intake = Intake(
             ingest=Ingest(table, registry, schemas, settings.max_body),
             publisher=outlet.publisher,

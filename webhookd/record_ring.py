@@ -151,7 +151,7 @@ def _words(datasources: Datasources, hook: Hook, delivery: Delivery) -> Words:
     for name, read in (("deliveryId", source.delivery_id), ("providerEvent", source.event_type)):
         try:
             words[name] = read(unproved)
-        except Exception:  # noqa: BLE001 - a plugin may take a verified delivery for a good one: this is none
+        except (Exception, SystemExit):  # noqa: BLE001 - a plugin may take a verified delivery for a good one: this is none
             words[name] = None
     return words
 

@@ -175,19 +175,17 @@ class Records:
 
     # --- to disk and back --------------------------------------------------------------------------------------------
 
-    def unwritten(self, most: int) -> list[tuple[str, list[Kept]]]:
-        """Return what has not been returned yet, of whole hooks, oldest first, until it is `most` records or more.
-
-        Their `record` may be made in another thread (`make`).
-        """
+    def unwritten(self, most: int, most_bytes: int) -> list[tuple[str, list[Kept]]]:
+        """Return what has not been returned yet, of whole hooks, longest unwritten first, up to about these bounds."""
         self._sort()
         taken: list[tuple[str, list[Kept]]] = []
-        count = 0
-        while self.changed and count < most:
+        count = size = 0
+        while self.changed and count < most and size < most_bytes:
             token = next(iter(self.changed))
             del self.changed[token]
             fresh = self._rings[token].take_fresh()
             count += len(fresh)
+            size += sum(kept.bytes for kept in fresh)
             taken.append((token, fresh))
         return taken
 

@@ -114,7 +114,9 @@ class Settings:
 
     records_per_hook: int = _row(numbers(0, 10_000), "100", "how many deliveries of a hook are remembered; 0 for none")
     records_max_bytes: int = _row(sizes(), "64MiB", "how much memory remembered deliveries may take")
-    records_max_disk: int = _row(sizes(least=1024**2), "256MiB", "how large the file of remembered deliveries may grow")
+    records_max_disk: int = _row(
+        sizes(least=16 * 1024**2), "256MiB", "how large the file of remembered deliveries may grow"
+    )
     keep_accepted: bool = _row(forms.BOOL, "false", "whether small bodies of accepted deliveries are remembered too")
     node_name: str | None = _row(_TEXT, "", "what this daemon calls itself in what it answers; else the host's name")
 

@@ -12,9 +12,9 @@ from typing import Self
 
 from webhookd.errors import ConfigurationError, StateDirInUse
 
-HOOKS_DB, SPOOL_DB, CONTROL_SOCKET = "hooks.db", "spool.db", "control.sock"
+HOOKS_DB, SPOOL_DB, RECORDS_DB, CONTROL_SOCKET = "hooks.db", "spool.db", "records.db", "control.sock"
 """What the things in it are called, also for who looks in without owning it."""
-OWN = (HOOKS_DB, SPOOL_DB, CONTROL_SOCKET, "remembered-", "lock")
+OWN = (HOOKS_DB, SPOOL_DB, RECORDS_DB, CONTROL_SOCKET, "remembered-", "lock")
 """How the names of all begin that webhookd makes there."""
 WIDER = stat.S_IRWXG | stat.S_IRWXO
 """The permission bits that nothing in the state directory may have."""
@@ -27,6 +27,7 @@ class StateDir:
         self.path = path
         self.hooks_db = path / HOOKS_DB
         self.spool_db = path / SPOOL_DB
+        self.records_db = path / RECORDS_DB
         self.control_socket = path / CONTROL_SOCKET
         self._lock: int | None = lock
 

@@ -1,0 +1,204 @@
+"""Holds records on disk to what they promise: there after a restart, bounded, and never in a delivery's way."""
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+from disks import disk
+from harness import Daemon, until
+
+from webhookd.adapters.records_file import RecordsFile
+from webhookd.model import Record
+from webhookd.settings import KEYS
+
+TOKEN = "a" * 40
+
+
+def a_record(number: int, *, size: int = 2) -> Record:
+    return Record(
+        id=f"id-{number:08}",
+        received_at=number,
+        outcome="refused",
+        reason="signature",
+        status=401,
+        detail="it is wrong",
+        size=size,
+        duration=0.25,
+        headers={"x-name": "véry"},
+        has_body=True,
+    )
+
+
+def stored(state_dir: Path) -> int:
+    try:
+        with closing(sqlite3.connect(f"{(state_dir / 'records.db').as_uri()}?mode=ro", uri=True)) as db:
+            return db.execute("SELECT count(*) FROM record").fetchone()[0]
+    except sqlite3.Error:
+        return 0
+
+
+def seen(daemon: Daemon, hook) -> list[dict]:
+    return daemon.config("GET", f"/wh/config/{hook['token']}/deliveries").json["deliveries"]
+
+
+def body_of(daemon: Daemon, hook, id_: str) -> str | None:
+    return daemon.config("GET", f"/wh/config/{hook['token']}/deliveries/{id_}").json.get("body")
+
+
+# --- the file --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def file(tmp_path):
+    file = RecordsFile(tmp_path / "records.db", per_hook=5, max_bytes=16 << 20)
+    yield file
+    file.close()
+
+
+def test_what_is_written_is_read(file):
+    file.write([], [(TOKEN, [(a_record(1), b"[1]"), (a_record(2), None)]), ("b" * 40, [(a_record(3), b"")])])
+    file.write([], [(TOKEN, [(a_record(4), b"[4]")])])
+    file.close()
+    assert file.load() == [("b" * 40, [a_record(3)]), (TOKEN, [a_record(1), a_record(2), a_record(4)])]
+    assert [file.body(a_record(n).id) for n in (1, 2, 3, 4, 5)] == [b"[1]", None, b"", b"[4]", None]
+
+
+def test_the_last_of_each_hook_stay(file):
+    for start in (0, 4, 8):
+        file.write([], [(TOKEN, [(a_record(n), b"x") for n in range(start, start + 4)])])
+    assert file.load() == [(TOKEN, [a_record(n) for n in range(7, 12)])]
+
+
+def test_what_is_gone_goes_before_what_is_new_comes(file):
+    file.write([], [(TOKEN, [(a_record(1), None)]), ("b" * 40, [(a_record(2), None)])])
+    file.write([TOKEN, "c" * 40], [(TOKEN, [(a_record(3), None)])])
+    assert file.load() == [("b" * 40, [a_record(2)]), (TOKEN, [a_record(3)])]
+
+
+def test_the_file_is_bounded_and_the_oldest_go(file, tmp_path):
+    body = b"x" * 60_000
+    for number in range(600):
+        file.write([], [(f"{number:040}", [(a_record(number), body)])])
+        assert (tmp_path / "records.db").stat().st_size <= 16 << 20
+    numbers = [records[0].received_at for _, records in file.load()]
+    assert numbers == list(range(600 - len(numbers), 600))
+    assert 50 < len(numbers) < 280
+    assert file.body(a_record(599).id) == body
+
+
+def test_more_than_the_file_takes_at_once(file):
+    many = [(a_record(number), b"x" * 65_536) for number in range(600)]
+    file.write([], [(f"{number:040}", [one]) for number, one in enumerate(many)])
+    assert file.load()
+    assert (len(file.body(many[-1][0].id) or b"")) == 0
+
+
+@pytest.mark.parametrize("content", [b"no database at all" * 1000, b"SQLite format 3\0" + b"\xff" * 5000])
+def test_what_is_no_database_is_begun_anew(file, tmp_path, content):
+    (tmp_path / "records.db").write_bytes(content)
+    with pytest.raises(OSError, match="database"):
+        file.load()
+    file.write([], [(TOKEN, [(a_record(1), None)])])
+    assert file.load() == [(TOKEN, [a_record(1)])]
+
+
+def test_a_database_of_another_kind_is_begun_anew(file, tmp_path):
+    with closing(sqlite3.connect(tmp_path / "records.db")) as db:
+        db.execute("CREATE TABLE record (other TEXT, hook TEXT, seq INTEGER)")
+    with pytest.raises(OSError, match="no such column"):
+        file.load()
+    file.write([], [(TOKEN, [(a_record(1), None)])])
+    assert file.load() == [(TOKEN, [a_record(1)])]
+
+
+def test_records_of_another_version_are_passed_over(file, tmp_path):
+    file.write([], [(TOKEN, [(a_record(1), None), (a_record(2), None)])])
+    file.close()
+    with closing(sqlite3.connect(tmp_path / "records.db")) as db, db:
+        db.execute("UPDATE record SET record = x'93010203' WHERE seq = 1")
+    assert file.load() == [(TOKEN, [a_record(2)])]
+
+
+# --- the daemon ------------------------------------------------------------------------------------------------------
+
+
+def test_records_are_there_after_a_restart(daemon):
+    hook, other = daemon.hook("some", "thing"), daemon.hook("other", "thing")
+    for number in range(3):
+        daemon.deliver(hook, b"[%d]" % number)
+    daemon.deliver(other, b"{ no JSON, and long enough")
+    before = [seen(daemon, hook), seen(daemon, other)]
+    daemon.stop()
+    daemon.start()
+    assert [seen(daemon, hook), seen(daemon, other)] == before
+    assert body_of(daemon, other, before[1][0]["id"]) == "{ no JSON, and long enough"
+    daemon.config("DELETE", f"/wh/config/{other['token']}")
+    daemon.stop()
+    assert stored(daemon.state_dir) == 3
+    daemon.start()
+    assert seen(daemon, hook) == before[0]
+
+
+def test_a_crash_loses_no_more_than_the_last_seconds(daemon):
+    hook = daemon.hook()
+    daemon.deliver(hook, b"{ no JSON, and long enough")
+    (before,) = seen(daemon, hook)
+    until(lambda: stored(daemon.state_dir) == 1)
+    assert body_of(daemon, hook, before["id"]) == "{ no JSON, and long enough"  # of the disk now
+    daemon.kill()
+    daemon.start()
+    assert seen(daemon, hook) == [before]
+    assert body_of(daemon, hook, before["id"]) == "{ no JSON, and long enough"
+
+
+def test_records_of_a_hook_deleted_meanwhile_do_not_come_back(daemon):
+    hook = daemon.hook()
+    daemon.deliver(hook, b"{}")
+    until(lambda: stored(daemon.state_dir) == 1)
+    daemon.config("DELETE", f"/wh/config/{hook['token']}")
+    daemon.kill()
+    daemon.start()
+    until(lambda: stored(daemon.state_dir) == 0)
+
+
+def test_a_damaged_file_disturbs_nothing(daemon):
+    hook = daemon.hook()
+    daemon.deliver(hook, b"{}")
+    daemon.stop()
+    (daemon.state_dir / "records.db").write_bytes(b"\xff" * 100_000)
+    daemon.start()
+    assert seen(daemon, hook) == []
+    assert daemon.deliver(hook, b"{}").status == 204
+    until(lambda: stored(daemon.state_dir) == 1)
+    daemon.stop()
+    assert daemon.log.count("the records of earlier deliveries cannot be read") == 1
+    daemon.start()
+    assert len(seen(daemon, hook)) == 1
+
+
+def test_a_disk_with_little_room_is_left_to_the_spool(tmp_path):
+    mount = tmp_path / "small"
+    mount.mkdir()
+    with (
+        disk(mount, "32m") as small,
+        Daemon(tmp_path, wrapper=small.wrapper, state_dir=str(mount / "state"), spool_max_bytes="8MiB") as daemon,
+    ):
+        hook = daemon.hook()
+        assert daemon.deliver(hook, b"{").status == 400
+        until(lambda: "records of deliveries cannot be written" in daemon.log)
+        assert daemon.deliver(hook, b"{}").status == 204
+        assert len(seen(daemon, hook)) == 2
+        assert daemon.stop() == 0
+        assert daemon.log.count("records of deliveries cannot be written") == 1
+
+
+def test_none_are_on_disk_where_none_are_wanted(daemon):
+    hook = daemon.hook()
+    daemon.deliver(hook, b"{}")
+    daemon.stop()
+    assert stored(daemon.state_dir) == 1
+    daemon.flags["records_per_hook"] = "0"
+    daemon.start()
+    assert not list(daemon.state_dir.glob("records.db*"))
+    assert KEYS["records_per_hook"].default == "100"
