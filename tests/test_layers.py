@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 
 LAYERS = (
     {"version", "model"},
-    {"errors", "forms", "tsfield", "logs", "tenant_index"},
+    {"errors", "forms", "tsfield", "logs", "shapes", "tenant_index"},
     {
         "datasource",
         "hook_fields",

@@ -18,6 +18,7 @@ from webhookd.errors import InvalidInput
 from webhookd.hook_fields import FIELDS
 from webhookd.ingest import Datasources, SchemaCheck
 from webhookd.model import MAX_SECRETS, Hook, OnMismatch, Secret, Validation
+from webhookd.shapes import HookDetails
 
 ORIGIN_HEADER = "X-ORIG-SERVER"
 MAX_HOST = 253
@@ -202,17 +203,17 @@ def rotated(current: tuple[Secret, ...], secret: str | None, now_ms: int, grace:
 
 def details(hook: Hook) -> dict[str, Any]:
     """Return what a tenant is told of its hook: exactly these keys, never a secret."""
-    shown: dict[str, Any] = {
-        "datasource": hook.datasource,
-        "event": hook.event,
-        "createdAt": hook.created_at,
-        "apiToken": hook.api_token,
-        "tenantId": int(hook.tenant) if hook.tenant_is_int else hook.tenant,
-        "token": hook.token,
-        "tsField": hook.ts_field,
-        "hookUrl": hook.hook_url,
-        "validation": hook.validation,
-        "onMismatch": hook.on_mismatch,
-        "signed": hook.signed,
-    }
-    return {name: value for name, value in shown.items() if value is not None}
+    shown = HookDetails(
+        datasource=hook.datasource,
+        event=hook.event,
+        created_at=hook.created_at,
+        api_token=hook.api_token,
+        tenant_id=int(hook.tenant) if hook.tenant_is_int else hook.tenant,
+        token=hook.token,
+        ts_field=msgspec.UNSET if hook.ts_field is None else hook.ts_field,
+        hook_url=hook.hook_url,
+        validation=hook.validation,
+        on_mismatch=hook.on_mismatch,
+        signed=hook.signed,
+    )
+    return cast("dict[str, Any]", msgspec.to_builtins(shown))
