@@ -30,6 +30,7 @@ from webhookd.hooks import HookTable
 from webhookd.http1_server import Server
 from webhookd.http_admin import admin_app
 from webhookd.http_config import config_app
+from webhookd.http_documents import document_routes
 from webhookd.http_front import Front
 from webhookd.http_intake import Intake
 from webhookd.ingest import Ingest
@@ -171,7 +172,8 @@ class Daemon:
         service = TenantHooks(
             store, table, registry, schemas, tokens.bearer, settings.secret_grace, settings.public_url
         )
-        return cls(settings, statedir, table, spool, Front(intake, config_app(service)), vitals, tokens)
+        app = config_app(service, document_routes(settings, registry))
+        return cls(settings, statedir, table, spool, Front(intake, app), vitals, tokens)
 
     def listen(self, stack: contextlib.AsyncExitStack) -> Bound:
         """Bind the listeners and serve on them."""

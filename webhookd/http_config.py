@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import msgspec
@@ -30,6 +31,9 @@ from webhookd.tenant_hooks import STORE_AWAY, TenantHooks
 MAX_CONFIG_BODY = 64 * 1024
 """The largest body, in bytes, that the config API takes."""
 DRAIN_LIMIT = 32 * 1024 * 1024
+
+Routes = Sequence[tuple[str, type[web.RequestHandler], dict[str, Any]]]
+"""Paths as regular expressions, each with its handler and what that is given."""
 
 log = structlog.get_logger(__name__)
 
@@ -176,14 +180,15 @@ class NotFoundHandler(ConfigHandler):
         raise NotFound("there is nothing here: see /wh/config and /wh/datasources")
 
 
-def config_app(service: TenantHooks) -> web.Application:
-    """Return the application that serves the config API."""
+def config_app(service: TenantHooks, more: Routes = ()) -> web.Application:
+    """Return the application that serves the config API, and `more` beside it."""
     given = {"service": service}
     return web.Application(
         [
             ("/wh/config", HooksHandler, given),
             ("/wh/config/([^/]+)", HookHandler, given),
             ("/wh/datasources", DatasourcesHandler, given),
+            *more,
         ],
         default_handler_class=NotFoundHandler,
         default_handler_args=given,
