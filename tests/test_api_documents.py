@@ -154,7 +154,7 @@ def test_messages_are_as_described(daemon):
     assert daemon.deliver(hook, b'{"of": "no schema at all"}', sender).status == 204
     (message,) = daemon.messages()
     schema = document["components"]["schemas"]["headers"]
-    assert set(message["headers"]) == set(schema["properties"])
+    assert set(message["headers"]) == set(schema["properties"]) - {"traceparent"}  # of traces, which are off
     jsonschema.validate(message["headers"], schema)
     known = document["components"]["messages"]["github.issues"]["payload"]
     assert known["schema"]["$schema"].endswith("2020-12/schema")

@@ -49,6 +49,8 @@ LAYERS = (
     {"http_documents", "http_ingest", "http1_delegate", "outlet", "bearer"},
     {"http_front", "http1_server"},
     {"vitals"},
+    {"traced"},
+    {"tracing"},
     {"neighbours", "following"},
     {"daemon"},
     {"cli"},
@@ -65,6 +67,7 @@ LIBRARIES = {
     "pluggy": {"hookspecs", "registry"},
     "httptools": {"http1_head"},
     "uvloop": {"daemon"},
+    "opentelemetry": {"traced"},
     "tornado": {"http*", "daemon", "control", "listeners", "adapters.fetch"},
     "jsonschema": {"schema"},
     "jsonschema_rs": {"schema"},
@@ -261,6 +264,7 @@ def test_standard_library_and_declared_dependencies_are_all_that_is_imported() -
         "grpc",
         "httptools",
         "uvloop",
+        "opentelemetry",
     }
     tops = {module.partition(".")[0] for path in TREES for module, _ in imported(path)}
     assert tops - sys.stdlib_module_names - declared == {"webhookd"}

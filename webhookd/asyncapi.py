@@ -37,6 +37,16 @@ class MessageHeaders(msgspec.Struct, kw_only=True, rename="camel", forbid_unknow
     ts_field: TsField | UnsetType = UNSET
     delivery_id: Annotated[str, _Word] | UnsetType = UNSET
     provider_event: Annotated[str, _Word] | UnsetType = UNSET
+    traceparent: (
+        Annotated[
+            str,
+            Meta(
+                pattern="^00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}$",
+                description="The span of the delivery (W3C Trace Context); only where deliveries are traced.",
+            ),
+        ]
+        | UnsetType
+    ) = UNSET
     schema_error: Annotated[str, Meta(description="How the body does not fit its schema: the first fault.")] | (
         UnsetType
     ) = UNSET

@@ -45,6 +45,7 @@ from webhookd.schema import Schemas
 from webhookd.settings import Settings
 from webhookd.statedir import StateDir
 from webhookd.tenant_hooks import TenantHooks
+from webhookd.tracing import traced
 from webhookd.version import __version__
 from webhookd.vitals import PULSE, Pulse, Vitals
 
@@ -155,13 +156,12 @@ class Daemon:
         stack.push_async_callback(store.close)
         examiner = Examiner(_plugins(settings), settings.publish_timeout)
         stack.push_async_callback(examiner.close)
-        metrics = DeliveryMetrics()
         intake = Intake(
             ingest=Ingest(table, registry, schemas, settings.max_body),
             publisher=outlet.publisher,
             examiner=examiner,
             budget=Budget(settings.max_in_flight, settings.max_in_flight_bytes, share, settings.tenant_share),
-            metrics=metrics,
+            metrics=DeliveryMetrics(),
             refusals=logs.RefusalLog(log, time.monotonic),
             log_accepted=settings.log_deliveries == "all",
             log_refused=settings.log_deliveries != "none",
@@ -173,7 +173,8 @@ class Daemon:
             store, table, registry, schemas, tokens.bearer, settings.secret_grace, settings.public_url
         )
         app = config_app(service, document_routes(settings, registry))
-        return cls(settings, statedir, table, spool, Front(intake, app), vitals, tokens)
+        front = Front(intake, app, traced(settings.otel_endpoint, intake, stack))
+        return cls(settings, statedir, table, spool, front, vitals, tokens)
 
     def listen(self, stack: contextlib.AsyncExitStack) -> Bound:
         """Bind the listeners and serve on them."""

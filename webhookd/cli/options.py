@@ -23,6 +23,7 @@ SECTIONS = {
     "publish_timeout": "Times and the spool",
     "plugins_dir": "Plugins",
     "log_level": "Logs",
+    "otel_endpoint": "Traces",
 }
 """Above which setting `--help` puts which heading."""
 
