@@ -14,9 +14,10 @@ ROOT = Path(__file__).parents[1]
 
 LAYERS = (
     {"version", "model"},
-    {"errors", "forms", "tsfield", "logs", "tenant_index"},
+    {"errors", "forms", "tsfield", "logs", "shapes", "tenant_index"},
     {
         "datasource",
+        "hook_fields",
         "ports",
         "auth",
         "body",
@@ -30,9 +31,13 @@ LAYERS = (
     },
     {"hookspecs", "hooks", "schema", "generic", "keys", "jwk"},
     {"registry", "ingest"},
-    {"testing", "config", "control_protocol", "examiner", "metrics", "http_problem", "record_ring", "record_view"},
+    {
+        *("testing", "config", "control_protocol", "examiner", "metrics", "http_problem", "record_ring"),
+        *("record_view", "asyncapi"),
+    },
     {"records"},
     {
+        "http_operations",
         "control_client",
         "http_reply",
         "tenant_hooks",
@@ -41,12 +46,15 @@ LAYERS = (
         "http1_chunks",
         "http1_limits",
     },
+    {"http_openapi"},
     {"http_admin", "http_config", "control", "http1_wire", "http1_shared"},
     {"http1_answering", "http1_accept", "http_delivery", "http_records"},
     {"http1"},
-    {"http_ingest", "http1_delegate", "outlet", "bearer"},
+    {"http_documents", "http_ingest", "http1_delegate", "outlet", "bearer"},
     {"http_front", "http1_server"},
     {"vitals"},
+    {"traced"},
+    {"tracing"},
     {"neighbours", "following", "record_keeping"},
     {"daemon"},
     {"cli"},
@@ -63,6 +71,7 @@ LIBRARIES = {
     "pluggy": {"hookspecs", "registry"},
     "httptools": {"http1_head"},
     "uvloop": {"daemon"},
+    "opentelemetry": {"traced"},
     "tornado": {"http*", "daemon", "control", "listeners", "adapters.fetch"},
     "jsonschema": {"schema"},
     "jsonschema_rs": {"schema"},
@@ -259,6 +268,7 @@ def test_standard_library_and_declared_dependencies_are_all_that_is_imported() -
         "grpc",
         "httptools",
         "uvloop",
+        "opentelemetry",
     }
     tops = {module.partition(".")[0] for path in TREES for module, _ in imported(path)}
     assert tops - sys.stdlib_module_names - declared == {"webhookd"}

@@ -5,20 +5,20 @@ from __future__ import annotations
 import ipaddress
 import re
 import secrets
-import unicodedata
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 import msgspec
 
 from webhookd.auth import Caller
 from webhookd.datasource import Datasource
 from webhookd.errors import InvalidInput
+from webhookd.hook_fields import FIELDS
 from webhookd.ingest import Datasources, SchemaCheck
-from webhookd.model import EVENT_NAME, MAX_SECRETS, NAME, Hook, OnMismatch, Secret, Validation
-from webhookd.tsfield import parse as parse_ts_field
+from webhookd.model import MAX_SECRETS, Hook, OnMismatch, Secret, Validation
+from webhookd.shapes import HookDetails
 
 ORIGIN_HEADER = "X-ORIG-SERVER"
 MAX_HOST = 253
@@ -27,7 +27,6 @@ MAX_HOST = 253
 _LABEL = r"[A-Za-z0-9](?:[A-Za-z0-9-]{0,61}[A-Za-z0-9])?"
 _NAME = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 _HOST_PORT = re.compile(r"(\[[^\]]*\]|[^:\[\]]*)(?::([0-9]{1,5}))?")
-_SECRET_LENGTH = range(8, 257)
 _MAX_PORT = 65535
 
 
@@ -78,18 +77,20 @@ def read_wish(
 
 
 def _wish(document: Mapping[str, Any], faults: _Faults) -> Wish | None:
-    known = {"datasource", "event", "tsField", "secret", "validation", "onMismatch"}
     for name in document:
-        if name not in known:
-            faults.add(name, f"unknown field; known are {', '.join(sorted(known))}")
-    given = {name: value for name, value in document.items() if value is not None and name in known}
-    for name in ("datasource", "event"):
-        if name not in given:
+        if name not in FIELDS:
+            faults.add(name, f"unknown field; known are {', '.join(sorted(FIELDS))}")
+    given = {name: value for name, value in document.items() if value is not None and name in FIELDS}
+    for name, field in FIELDS.items():
+        if field.required and name not in given:
             faults.add(name, "required")
     texts = {name: value for name, value in given.items() if isinstance(value, str)}
     for name in given.keys() - texts.keys():
         faults.add(name, "must be a string")
-    _check_form(texts, faults)
+    for name in (name for name in FIELDS if name in texts):
+        fault = FIELDS[name].fault(texts[name])
+        if fault is not None:
+            faults.add(name, fault)
     if not {"datasource", "event"} <= texts.keys() or any(f["field"] in ("datasource", "event") for f in faults):
         return None
     return Wish(
@@ -100,26 +101,6 @@ def _wish(document: Mapping[str, Any], faults: _Faults) -> Wish | None:
         validation=cast("Validation | None", texts.get("validation")),
         on_mismatch=cast("OnMismatch | None", texts.get("onMismatch")),
     )
-
-
-def _check_form(texts: Mapping[str, str], faults: _Faults) -> None:
-    if "datasource" in texts and not NAME.fullmatch(texts["datasource"]):
-        faults.add("datasource", "must be 1 to 64 letters, digits, `_` or `-`")
-    if "event" in texts and not EVENT_NAME.fullmatch(texts["event"]):
-        faults.add("event", "must be 1 to 100 letters, digits, `_`, `.`, `:` or `-`")
-    if texts.get("tsField"):
-        try:
-            parse_ts_field(texts["tsField"])
-        except ValueError as error:
-            faults.add("tsField", str(error))
-    secret = texts.get("secret", "")
-    if secret and len(secret) not in _SECRET_LENGTH:
-        faults.add("secret", f"must have {_SECRET_LENGTH[0]} to {_SECRET_LENGTH[-1]} characters, or none to remove it")
-    elif any(unicodedata.category(character) == "Cc" for character in secret):
-        faults.add("secret", "must not have control characters")
-    for name, values in (("validation", get_args(Validation)), ("onMismatch", get_args(OnMismatch))):
-        if name in texts and texts[name] not in values:
-            faults.add(name, f"must be one of {', '.join(values)}")
 
 
 def _check_abilities(wish: Wish, source: Datasource, schemas: SchemaCheck, faults: _Faults) -> None:
@@ -222,17 +203,17 @@ def rotated(current: tuple[Secret, ...], secret: str | None, now_ms: int, grace:
 
 def details(hook: Hook) -> dict[str, Any]:
     """Return what a tenant is told of its hook: exactly these keys, never a secret."""
-    shown: dict[str, Any] = {
-        "datasource": hook.datasource,
-        "event": hook.event,
-        "createdAt": hook.created_at,
-        "apiToken": hook.api_token,
-        "tenantId": int(hook.tenant) if hook.tenant_is_int else hook.tenant,
-        "token": hook.token,
-        "tsField": hook.ts_field,
-        "hookUrl": hook.hook_url,
-        "validation": hook.validation,
-        "onMismatch": hook.on_mismatch,
-        "signed": hook.signed,
-    }
-    return {name: value for name, value in shown.items() if value is not None}
+    shown = HookDetails(
+        datasource=hook.datasource,
+        event=hook.event,
+        created_at=hook.created_at,
+        api_token=hook.api_token,
+        tenant_id=int(hook.tenant) if hook.tenant_is_int else hook.tenant,
+        token=hook.token,
+        ts_field=msgspec.UNSET if hook.ts_field is None else hook.ts_field,
+        hook_url=hook.hook_url,
+        validation=hook.validation,
+        on_mismatch=hook.on_mismatch,
+        signed=hook.signed,
+    )
+    return cast("dict[str, Any]", msgspec.to_builtins(shown))

@@ -30,6 +30,7 @@ from webhookd.hooks import HookTable
 from webhookd.http1_server import Server
 from webhookd.http_admin import admin_app
 from webhookd.http_config import config_app
+from webhookd.http_documents import document_routes
 from webhookd.http_front import Front
 from webhookd.http_intake import Intake
 from webhookd.http_records import Node, record_routes
@@ -46,6 +47,7 @@ from webhookd.schema import Schemas
 from webhookd.settings import Settings
 from webhookd.statedir import StateDir
 from webhookd.tenant_hooks import TenantHooks
+from webhookd.tracing import traced
 from webhookd.version import __version__
 from webhookd.vitals import PULSE, Pulse, Vitals
 
@@ -167,8 +169,10 @@ class Daemon:
         service = TenantHooks(
             store, table, registry, schemas, tokens.bearer, settings.secret_grace, settings.public_url
         )
-        app = config_app(service, record_routes(service, Node(settings.node_name or socket.gethostname(), records)))
-        return cls(settings, statedir, table, spool, Front(intake, app), vitals, tokens)
+        node = Node(settings.node_name or socket.gethostname(), records)
+        app = config_app(service, [*record_routes(service, node), *document_routes(settings, registry)])
+        front = Front(intake, app, traced(settings.otel_endpoint, intake, stack))
+        return cls(settings, statedir, table, spool, front, vitals, tokens)
 
     def listen(self, stack: contextlib.AsyncExitStack) -> Bound:
         """Bind the listeners and serve on them."""

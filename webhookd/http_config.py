@@ -179,15 +179,15 @@ class NotFoundHandler(ConfigHandler):
         raise NotFound("there is nothing here: see /wh/config and /wh/datasources")
 
 
-def config_app(service: TenantHooks, routes: Sequence[Route] = ()) -> web.Application:
-    """Return the application that serves the config API, and what else is asked for the same way."""
+def config_app(service: TenantHooks, more: Sequence[Route] = ()) -> web.Application:
+    """Return the application that serves the config API, and `more` beside it."""
     given = {"service": service}
     return web.Application(
         [
             ("/wh/config", HooksHandler, given),
             ("/wh/config/([^/]+)", HookHandler, given),
             ("/wh/datasources", DatasourcesHandler, given),
-            *routes,
+            *more,
         ],
         default_handler_class=NotFoundHandler,
         default_handler_args=given,

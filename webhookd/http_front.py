@@ -13,7 +13,7 @@ from webhookd.http1_head import Head
 from webhookd.http1_shared import Claim
 from webhookd.http_config import ConfigExchange
 from webhookd.http_delivery import DeliveryWork
-from webhookd.http_ingest import DeliveryExchange
+from webhookd.http_ingest import DeliveryExchange, Work
 from webhookd.http_intake import Intake
 
 MOST_ADDRESSES = 10_000
@@ -26,15 +26,16 @@ _ADDRESS = re.compile(r"/wh/([^/?]+)/([^/?]+)(?:\?.*)?", re.DOTALL)
 class Front(httputil.HTTPServerConnectionDelegate):
     """The seam between an HTTP server and webhookd: any server that speaks Tornado's delegate interface fits."""
 
-    def __init__(self, intake: Intake, app: web.Application) -> None:
+    def __init__(self, intake: Intake, app: web.Application, work: Work = DeliveryWork) -> None:
         self.intake = intake
+        self.work = work
         self.app = app
         self.claims: Mapping[bytes, Claim | None] = Addresses()
 
     def take(self, connection: Connection, head: Head, address: Claim, body: bytes | None) -> DeliveryWork:
         """Take a delivery the short way, without an object of Tornado's."""
         api_token, token = address
-        work = DeliveryWork(connection, self.intake, api_token, token)
+        work = self.work(connection, self.intake, api_token, token)
         if body is None:
             work.begin(head.method, head.fields, head.length)
         else:
@@ -78,7 +79,7 @@ class _Dispatch(httputil.HTTPMessageDelegate):
             start_line = start_line._replace(path=_origin_form(start_line.path))
         address = delivery_address(start_line.path)
         if address is not None:
-            self._taker = DeliveryExchange(self._connection, self._front.intake, *address)
+            self._taker = DeliveryExchange(self._connection, self._front.intake, *address, self._front.work)
         else:
             inner = self._front.app.start_request(self._server_conn, self._connection)
             self._taker = ConfigExchange(self._connection, inner)

@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from tornado import httputil
 
 from webhookd.http_delivery import DeliveryWork
-from webhookd.http_intake import Intake
+from webhookd.http_intake import Answers, Intake
 from webhookd.http_reply import Exchange
+
+Work = Callable[[Answers, Intake, str, str], DeliveryWork]
+"""What takes a request to a hook's URL (apiToken, token): the class itself, or what makes one that does more."""
 
 
 class DeliveryExchange(Exchange):
     """One request to a hook's URL and its answer."""
 
-    def __init__(self, connection: httputil.HTTPConnection, intake: Intake, api_token: str, token: str) -> None:
+    def __init__(
+        self,
+        connection: httputil.HTTPConnection,
+        intake: Intake,
+        api_token: str,
+        token: str,
+        work: Work = DeliveryWork,
+    ) -> None:
         super().__init__(connection, drain_limit=intake.drain_limit)
-        self._work = DeliveryWork(self, intake, api_token, token)
+        self._work = work(self, intake, api_token, token)
 
     def accepted(self, receipt: str | None) -> None:
         """Answer 204."""

@@ -10,6 +10,7 @@ from email.utils import formatdate
 import msgspec
 
 from webhookd.errors import MethodNotAllowed, Rejected
+from webhookd.shapes import Problem
 
 PROBLEM_TYPE = "application/problem+json"
 
@@ -43,10 +44,7 @@ def reason_phrase(status: int) -> str:
 
 def problem_body(status: int, title: str, detail: str, errors: list[Mapping[str, str]] | None = None) -> bytes:
     """Return the problem+json body; `errors` only where there are some."""
-    document: dict[str, object] = {"title": title, "status": status, "detail": detail}
-    if errors:
-        document["errors"] = errors
-    return msgspec.json.encode(document)
+    return msgspec.json.encode(Problem(title, status, detail, errors or msgspec.UNSET))
 
 
 def problem(error: Rejected) -> tuple[int, dict[str, str], bytes]:

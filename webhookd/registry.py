@@ -9,8 +9,9 @@ from importlib.metadata import EntryPoint, entry_points
 from importlib.util import module_from_spec
 from pathlib import Path
 from types import MappingProxyType, ModuleType
-from typing import Any
+from typing import Any, cast
 
+import msgspec
 import pluggy
 
 from webhookd import hookspecs, tsfield
@@ -18,6 +19,7 @@ from webhookd.datasource import Datasource, EventType
 from webhookd.errors import ConfigurationError
 from webhookd.generic import Generic
 from webhookd.model import EVENT_NAME, NAME
+from webhookd.shapes import DatasourceDetails, EventDetails
 from webhookd.version import __version__
 
 _OWN = "webhookd"
@@ -59,15 +61,12 @@ class Registry:
     def describe(self, name: str) -> dict[str, Any]:
         """Return what a tenant may know of a datasource, as `GET /wh/datasources` shows it."""
         datasource = self.get(name)
-        return {
-            "name": name,
-            "title": datasource.title,
-            "signs": datasource.signs,
-            "events": [
-                {"event": event, "tsField": known.ts_field, "schema": known.schema is not None}
-                for event, known in sorted(datasource.events.items())
-            ],
-        }
+        events = [
+            EventDetails(event=event, ts_field=known.ts_field, schema=known.schema is not None)
+            for event, known in sorted(datasource.events.items())
+        ]
+        shown = DatasourceDetails(name=name, title=datasource.title, signs=datasource.signs, events=events)
+        return cast("dict[str, Any]", msgspec.to_builtins(shown))
 
 
 def load(plugins_dir: Path | None = None, load_plugins: Sequence[str] | None = None) -> Registry:

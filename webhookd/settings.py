@@ -126,6 +126,7 @@ class Settings:
     log_level: str = _row(forms.choices("debug", "info", "warning", "error"), "info", "the least level that is logged")
     log_format: str = _row(forms.choices("auto", "text", "json"), "auto", "auto is text on a terminal, else JSON lines")
     log_deliveries: str = _row(forms.choices("refused", "all", "none"), "refused", "which deliveries are logged")
+    otel_endpoint: str | None = _row(_HTTP_URL, "", "where traces of deliveries go (OTLP/HTTP)")
 
     def __post_init__(self) -> None:
         """Make paths absolute, and put the store where it is by default: beside the spool."""

@@ -11,7 +11,9 @@ MAX_LENGTH = 256
 
 _NAME = r"[^.\[\]\x00-\x1f\x7f-\x9f]+"
 _INDEX = r"\[[0-9]+\]"
-_PATH = re.compile(rf"(?:{_NAME}|{_INDEX})(?:{_INDEX})*(?:\.{_NAME}(?:{_INDEX})*)*")
+PATTERN = rf"(?:{_NAME}|{_INDEX})(?:{_INDEX})*(?:\.{_NAME}(?:{_INDEX})*)*"
+"""The grammar as a regular expression, of Python's as of ECMA-262."""
+_PATH = re.compile(PATTERN)
 _STEP = re.compile(rf"\[([0-9]+)\]|({_NAME})")
 
 

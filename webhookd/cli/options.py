@@ -24,6 +24,7 @@ SECTIONS = {
     "records_per_hook": "Records of deliveries",
     "plugins_dir": "Plugins",
     "log_level": "Logs",
+    "otel_endpoint": "Traces",
 }
 """Above which setting `--help` puts which heading."""
 

@@ -1,0 +1,76 @@
+"""The JSON of answers, as types: what is answered is made of them, and the API is described by them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Annotated
+
+import msgspec
+from msgspec import UNSET, Meta, UnsetType
+
+from webhookd.model import EVENT_NAME, NAME, OnMismatch, Validation
+
+UUID4 = "^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$"
+TOKEN = "^[0-9a-f]{40}$"  # noqa: S105 - the form of one
+
+DatasourceName = Annotated[str, Meta(pattern=f"^{NAME.pattern}$", description="Who sends.")]
+EventName = Annotated[str, Meta(pattern=f"^{EVENT_NAME.pattern}$", description="What is sent, in the sender's words.")]
+TsField = Annotated[str, Meta(description="Where in the body the time of the event is.")]
+TenantId = Annotated[int | str, Meta(description="As it was in the bearer token that the hook was created with.")]
+Millis = Annotated[int, Meta(description="In ms since the epoch.")]
+
+
+class HookDetails(msgspec.Struct, kw_only=True, rename="camel"):
+    """One hook, as its tenant sees it. A secret is never shown."""
+
+    datasource: DatasourceName
+    event: EventName
+    created_at: Millis
+    api_token: Annotated[str, Meta(pattern=UUID4, description="The tenant's, the same in all its hooks.")]
+    tenant_id: TenantId
+    token: Annotated[str, Meta(pattern=TOKEN, description="The hook's own id.")]
+    ts_field: TsField | UnsetType = UNSET
+    hook_url: Annotated[str, Meta(description="Where the sender posts to.", extra_json_schema={"format": "uri"})]
+    validation: Validation
+    on_mismatch: OnMismatch
+    signed: Annotated[bool, Meta(description="Whether deliveries must carry a valid signature.")]
+
+
+class EventDetails(msgspec.Struct, kw_only=True, rename="camel"):
+    """One event of a datasource."""
+
+    event: EventName
+    ts_field: Annotated[str | None, Meta(description="The default of a hook for it; null where there is none.")]
+    schema: Annotated[bool, Meta(description="Whether there is a JSON Schema, so that a hook may ask for validation.")]
+
+
+class DatasourceDetails(msgspec.Struct, kw_only=True, rename="camel"):
+    """One datasource that has a plugin."""
+
+    name: DatasourceName
+    title: str
+    signs: Annotated[bool, Meta(description="Whether it signs, so that a hook may have a secret.")]
+    events: list[EventDetails]
+
+
+class InputFault(msgspec.Struct):
+    """What is wrong with one field or header."""
+
+    field: str
+    message: str
+
+
+class BodyFault(msgspec.Struct):
+    """Where (`pointer`, RFC 6901) and how a body does not fit its schema."""
+
+    pointer: str
+    message: str
+
+
+class Problem(msgspec.Struct):
+    """Why a request was refused (RFC 9457)."""
+
+    title: str
+    status: int
+    detail: str
+    errors: Sequence[Mapping[str, str]] | UnsetType = UNSET
