@@ -73,7 +73,9 @@ def script(folder: Path, *arguments: str, stdin: bytes | None = None, timeout: f
     return Done(done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
-def on_a_terminal(folder: Path, *arguments: str, typed: bytes = b"", timeout: float = 30) -> tuple[int, str]:
+def on_a_terminal(
+    folder: Path, *arguments: str, typed: bytes = b"", timeout: float = 30, **environ: str
+) -> tuple[int, str]:
     """Run the console script on a terminal of its own, type when it asks, and return its status and what was seen."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
@@ -82,7 +84,7 @@ def on_a_terminal(folder: Path, *arguments: str, typed: bytes = b"", timeout: fl
         stdout=theirs,
         stderr=theirs,
         cwd=folder,
-        env=clean_environ(TERM="xterm"),
+        env=clean_environ(TERM="xterm", **environ),
         start_new_session=True,
     )
     os.close(theirs)

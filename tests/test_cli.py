@@ -71,7 +71,7 @@ def test_every_setting_is_a_flag_under_a_heading(name):
 def test_the_list_of_commands_is_that_of_the_contract():
     done = call("--help")
     listed = re.findall(r"^  ([a-z]+)  ", done.out.partition("Commands:")[2], re.MULTILINE)
-    assert listed == ["serve", "dev", "check", "hooks", "token", "send", "tail", "spool", "plugins"]
+    assert listed == ["serve", "dev", "check", "hooks", "token", "send", "tail", "spool", "plugins", "completion"]
     assert call("-V").out == call("--version").out == f"webhookd {__version__}\n"
 
 
@@ -132,6 +132,32 @@ def test_colours_are_for_terminals(tmp_path):
     assert status == 0
     assert "\x1b[1m" in seen
     assert "\x1b" not in script(tmp_path, "plugins", "list").out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environ"),
+    [
+        (["--no-color", "plugins", "list"], {}),
+        (["plugins", "list", "--no-color"], {}),
+        (["plugins", "list"], {"NO_COLOR": "1"}),
+    ],
+    ids=["before the command", "behind it", "in the environment"],
+)
+def test_colours_can_be_done_without(tmp_path, arguments, environ):
+    status, seen = on_a_terminal(tmp_path, *arguments, **environ)
+    assert status == 0
+    assert "github" in seen
+    assert "\x1b" not in seen
+
+
+def test_the_log_has_no_colours_where_nobody_wants_them(tmp_path):
+    """A disk that is full makes no log; a spool that was damaged does, and is read by a command."""
+    (tmp_path / "state").mkdir(mode=0o700)
+    (tmp_path / "state" / "spool.db").write_bytes(b"no spool at all " * 512)
+    (tmp_path / "state" / "spool.db").chmod(0o600)
+    seen = on_a_terminal(tmp_path, "--no-color", "spool", "status", "--state-dir", "state")[1]
+    assert "[warning" in seen or "[error" in seen, seen
+    assert "\x1b" not in seen
 
 
 # --- mistakes --------------------------------------------------------------------------------------------------------

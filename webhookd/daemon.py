@@ -71,13 +71,16 @@ Ready = Callable[[Bound], Awaitable[None]]
 Accepted = Callable[[Message], None]
 
 
-def serve(settings: Settings, *, ready: Ready | None = None, accepted: Accepted | None = None) -> int:
+def serve(
+    settings: Settings, *, ready: Ready | None = None, accepted: Accepted | None = None, colours: bool = True
+) -> int:
     """Run the daemon until SIGTERM or SIGINT, and return its exit status.
 
-    `ready` is awaited once everything listens, `accepted` is called for each accepted delivery. Raises
-    `ConfigurationError` or `StartError`, each with one line that says what to do.
+    `ready` is awaited once everything listens, `accepted` is called for each accepted delivery. The log has
+    colours on a terminal if `colours`. Raises `ConfigurationError` or `StartError`, each with one line that says what
+    to do.
     """
-    handler = logs.configure(settings.log_level, settings.log_format)
+    handler = logs.configure(settings.log_level, settings.log_format, colours=colours)
     map_large_blocks()
     try:
         with asyncio.Runner(loop_factory=_loop_factory()) as runner:

@@ -87,10 +87,11 @@ def _unbuffered(stream: TextIO) -> TextIO:
     return io.TextIOWrapper(raw, stream.encoding, "backslashreplace", write_through=True)
 
 
-def configure(level: str, form: str, stream: TextIO | None = None) -> NonBlockingHandler:
+def configure(level: str, form: str, stream: TextIO | None = None, *, colours: bool = True) -> NonBlockingHandler:
     """Set up logging for this process: `form` is `text`, `json` or `auto` (text on a terminal, else JSON lines).
 
-    Lines go to standard error where no other stream is given. Returns the handler, for its `finish`.
+    Lines go to standard error where no other stream is given, in colours on a terminal if `colours`. Returns the
+    handler, for its `finish`.
     """
     stream = stream or _unbuffered(sys.stderr)
     terminal = stream.isatty()
@@ -109,11 +110,13 @@ def configure(level: str, form: str, stream: TextIO | None = None) -> NonBlockin
     )
     handler = NonBlockingHandler(stream)
     remove_meta = structlog.stdlib.ProcessorFormatter.remove_processors_meta
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared, processors=[remove_meta, _rename, _in_order, *_renderer(form, terminal)]
-        )
-    )
+    rendering: list[structlog.typing.Processor] = [
+        remove_meta,
+        _rename,
+        _in_order,
+        *_renderer(form, terminal, colours=colours),
+    ]
+    handler.setFormatter(structlog.stdlib.ProcessorFormatter(foreign_pre_chain=shared, processors=rendering))
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
@@ -124,10 +127,11 @@ def configure(level: str, form: str, stream: TextIO | None = None) -> NonBlockin
     return handler
 
 
-def _renderer(form: str, terminal: bool) -> list[structlog.typing.Processor]:
+def _renderer(form: str, terminal: bool, *, colours: bool) -> list[structlog.typing.Processor]:
     if form == "text" or (form == "auto" and terminal):
         plain = structlog.dev.plain_traceback
-        return [structlog.dev.ConsoleRenderer(colors=terminal, exception_formatter=plain, event_key="message")]
+        colours = colours and terminal
+        return [structlog.dev.ConsoleRenderer(colors=colours, exception_formatter=plain, event_key="message")]
     return [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
 
 

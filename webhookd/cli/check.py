@@ -9,7 +9,7 @@ import click
 
 from webhookd.cli.finding import Finding, found
 from webhookd.cli.options import SettingsCommand, config_option, settings_of
-from webhookd.cli.output import json_option, printable, show, show_json
+from webhookd.cli.output import colours, json_option, printable, show, show_json
 from webhookd.errors import ConfigurationError
 
 
@@ -29,7 +29,7 @@ def check(*, as_json: bool, config: Path | None, **flags: str | None) -> int:
     """  # noqa: D301 - \b keeps click from wrapping the examples
     from webhookd import logs  # noqa: PLC0415 - `--help` needs nothing of it
 
-    warnings = logs.configure("warning", "auto")
+    warnings = logs.configure("warning", "auto", colours=colours())
     findings = _findings(config, flags)
     warnings.finish()
     for finding in findings:

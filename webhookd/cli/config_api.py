@@ -115,6 +115,8 @@ class ConfigApi:
 
     url: str
     token: str = field(repr=False)
+    timeout: float | None = None
+    """How long, in seconds, an answer may take, if not TIMEOUT."""
 
     def ask(self, method: str, path: str = "", document: Any = None, origin: str | None = None) -> Any:
         """Return the document answered, None where there is none. Raises Failure with the problem if refused."""
@@ -127,7 +129,9 @@ class ConfigApi:
             headers["X-ORIG-SERVER"] = origin
         unix = Path(self.url.removeprefix("unix:")) if self.url.startswith("unix:") else None
         base = self.url.rstrip("/") if unix is None else "http://localhost"
-        answer = request(method, f"{base}/wh/config{path}", body, headers, unix_socket=unix)
+        answer = request(
+            method, f"{base}/wh/config{path}", body, headers, timeout=self.timeout or TIMEOUT, unix_socket=unix
+        )
         if not answer.ok:
             raise Failure(printable(answer.problem()))
         return answer.document()

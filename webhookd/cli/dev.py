@@ -19,7 +19,7 @@ import click
 
 from webhookd.cli.config_api import ConfigApi
 from webhookd.cli.options import SettingsCommand, config_option, settings_of
-from webhookd.cli.output import printable, say, show
+from webhookd.cli.output import colours, printable, say, show
 from webhookd.cli.tokens import checked_tenant, mint, tenant_id
 from webhookd.settings import Settings, read_secret_file
 from webhookd.version import __version__
@@ -66,7 +66,7 @@ def dev(tenant: str, config: Path | None, **flags: str | None) -> int:
     from webhookd import daemon  # noqa: PLC0415 - `--help` needs no Tornado
 
     guide = Guide(settings, tenant)
-    return daemon.serve(settings, ready=guide.ready, accepted=guide.accepted)
+    return daemon.serve(settings, ready=guide.ready, accepted=guide.accepted, colours=colours())
 
 
 def _in_memory(key: str) -> Path:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import functools
-import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import click
 
+from webhookd.cli.api_options import with_api
+from webhookd.cli.completing import datasource_names, event_names, hook_tokens
 from webhookd.cli.config_api import ConfigApi
 from webhookd.cli.output import json_option, moment, printable, show, show_json, show_table
 from webhookd.cli.secrets import given_secret, secret_options
@@ -32,42 +31,6 @@ LABELS = {
 """The details of a hook, as the config API and as people call them."""
 
 
-def _with_api(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options that say where the config API is and who asks, as one `api`."""
-
-    @functools.wraps(command)
-    def ask(*, url: str, bearer: str | None, token_file: Path | None, **others: Any) -> None:
-        command(api=ConfigApi(url, _bearer(bearer, token_file)), **others)
-
-    for option in (
-        click.option(
-            "--url",
-            envvar="WEBHOOKD_URL",
-            default="http://127.0.0.1:8080",
-            show_default=True,
-            metavar="URL",
-            help="Where the config API is, or unix:/PATH; also WEBHOOKD_URL.",
-        ),
-        click.option("--token", "bearer", metavar="TOKEN", help="The bearer token; also WEBHOOKD_TOKEN."),
-        click.option(
-            "--token-file", metavar="FILE", type=click.Path(path_type=Path), help="The file with the bearer token."
-        ),
-    ):
-        ask = option(ask)
-    return ask
-
-
-def _bearer(bearer: str | None, token_file: Path | None) -> str:
-    token = given_secret(bearer, token_file, "--token and --token-file") or os.environ.get("WEBHOOKD_TOKEN", "")
-    if not token:
-        raise click.UsageError(
-            "no bearer token: give --token-file or --token, or set WEBHOOKD_TOKEN; `webhookd token` mints one"
-        )
-    if not token.isascii() or not token.isprintable() or " " in token:
-        raise click.UsageError("what is given for a bearer token has characters that none can have")
-    return token
-
-
 @click.group(short_help="Create, list, show and delete hooks.")
 def hooks() -> None:
     """Create, list, show and delete the hooks of a tenant, through the config API.
@@ -81,15 +44,15 @@ def hooks() -> None:
 
 
 @hooks.command()
-@click.argument("datasource")
-@click.argument("event")
+@click.argument("datasource", shell_complete=datasource_names)
+@click.argument("event", shell_complete=event_names)
 @click.option("--ts-field", metavar="PATH", help="The path of the timestamp in bodies; empty for none.")
 @secret_options
 @click.option("--validation", type=click.Choice(VALIDATIONS), help="What the event's JSON Schema does.")
 @click.option("--on-mismatch", type=click.Choice(ON_MISMATCH), help="What happens to another event than the hook's.")
 @click.option("--orig-server", metavar="HOST", help="The host that the hook's URL shall have (X-ORIG-SERVER).")
 @json_option
-@_with_api
+@with_api
 def create(
     api: ConfigApi,
     as_json: bool,
@@ -122,7 +85,7 @@ _FIELDS = {
 
 @hooks.command("list")
 @json_option
-@_with_api
+@with_api
 def list_hooks(api: ConfigApi, as_json: bool) -> None:
     """List the tenant's hooks, oldest first. With --json: one JSON object a line."""
     found = api.ask("GET")
@@ -138,17 +101,17 @@ def list_hooks(api: ConfigApi, as_json: bool) -> None:
 
 
 @hooks.command("show")
-@click.argument("token")
+@click.argument("token", shell_complete=hook_tokens)
 @json_option
-@_with_api
+@with_api
 def show_one(api: ConfigApi, token: str, as_json: bool) -> None:
     """Show the hook with TOKEN, which may be given as the hook's URL too."""
     _show_hook(api.ask("GET", _path(token)), as_json)
 
 
 @hooks.command()
-@click.argument("token")
-@_with_api
+@click.argument("token", shell_complete=hook_tokens)
+@with_api
 def delete(api: ConfigApi, token: str) -> None:
     """Delete the hook with TOKEN, which may be given as the hook's URL too."""
     api.ask("DELETE", _path(token))

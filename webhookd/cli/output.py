@@ -20,6 +20,12 @@ def say(text: str) -> None:
     click.echo(f"webhookd: {printable(text)}", err=True)
 
 
+def colours() -> bool:
+    """Whether whoever runs the command has nothing against colours; they are seen on terminals only."""
+    ctx = click.get_current_context(silent=True)
+    return ctx is None or ctx.color is not False
+
+
 def show(text: str = "", **style: Any) -> None:
     """Print one line; `style` is seen on terminals only."""
     click.echo(click.style(text, **style) if style else text)

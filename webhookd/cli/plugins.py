@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from webhookd.cli.completing import datasource_names
 from webhookd.cli.options import setting_options, settings_of
 from webhookd.cli.output import Failure, json_option, printable, show, show_json, show_table
 from webhookd.settings import closest
@@ -44,7 +45,7 @@ def list_plugins(config: Path | None, as_json: bool, **flags: str | None) -> Non
 
 
 @plugins.command("show")
-@click.argument("name")
+@click.argument("name", shell_complete=datasource_names)
 @setting_options("plugins_dir", "load_plugins")
 @json_option
 def show_plugin(name: str, config: Path | None, as_json: bool, **flags: str | None) -> None:

@@ -6,6 +6,7 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from typing import Any
 
 import click
 
@@ -23,6 +24,7 @@ COMMANDS = {
     "tail": ("tail", "Show accepted messages."),
     "spool": ("spool", "Look into the spool, retry and drop what is in it."),
     "plugins": ("plugins", "List and show the datasources that plugins bring."),
+    "completion": ("completion", "Print the script with which a shell completes commands."),
 }
 """Each command: the module of this package that holds it, under its own name, and what `webhookd --help` says of it."""
 
@@ -42,6 +44,7 @@ class Commands(click.Group):
             return None
         module = importlib.import_module(f"webhookd.cli.{COMMANDS[cmd_name][0]}")
         command: click.Command = getattr(module, cmd_name)
+        _take_no_color(command)
         return command
 
     def resolve_command(
@@ -60,8 +63,28 @@ class Commands(click.Group):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
 
 
+def _no_color(ctx: click.Context, parameter: click.Parameter, given: bool) -> None:
+    """Keep colours out of whatever the command and those below it print."""
+    del parameter
+    if given or os.environ.get("NO_COLOR"):  # https://no-color.org: any value but the empty one
+        ctx.color = False
+
+
+NO_COLOR: dict[str, Any] = {"is_flag": True, "is_eager": True, "expose_value": False, "callback": _no_color}
+COLORLESS = click.Option(["--no-color"], hidden=True, **NO_COLOR)
+"""Understood behind a command too: that is where people type it."""
+
+
+def _take_no_color(command: click.Command) -> None:
+    if COLORLESS not in command.params:
+        command.params.append(COLORLESS)
+    for inner in command.commands.values() if isinstance(command, click.Group) else ():
+        _take_no_color(inner)
+
+
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, "-V", "--version", prog_name="webhookd", message="%(prog)s %(version)s")
+@click.option("--no-color", help="Print no colours; also NO_COLOR. They are for terminals alone.", **NO_COLOR)
 def root() -> None:
     """webhookd accepts, checks and hands on webhook deliveries without losing one.
 

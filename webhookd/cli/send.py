@@ -9,6 +9,7 @@ from typing import IO, TYPE_CHECKING
 
 import click
 
+from webhookd.cli.completing import datasource_names, event_names
 from webhookd.cli.config_api import Answer, request
 from webhookd.cli.options import setting_options, settings_of
 from webhookd.cli.output import Failure, json_option, printable, show, show_json
@@ -21,8 +22,8 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument("datasource")
-@click.argument("event")
+@click.argument("datasource", shell_complete=datasource_names)
+@click.argument("event", shell_complete=event_names)
 @click.argument("url")
 @secret_options
 @click.option(

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from webhookd.cli.options import SettingsCommand, config_option, settings_of
+from webhookd.cli.output import colours
 from webhookd.settings import check_tokens
 
 
@@ -29,4 +30,4 @@ def serve(config: Path | None, **flags: str | None) -> int:
     check_tokens(settings)
     from webhookd import daemon  # noqa: PLC0415 - `--help` and a bad setting need no Tornado
 
-    return daemon.serve(settings)
+    return daemon.serve(settings, colours=colours())

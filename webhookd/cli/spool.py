@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from webhookd.cli.completing import receipts as receipts_known
 from webhookd.cli.options import setting_options, settings_of
 from webhookd.cli.output import json_option, moment, say, show, show_json, show_table
 from webhookd.forms import durations, show_size
@@ -126,7 +127,7 @@ def list_messages(
 
 
 @spool.command()
-@click.argument("receipts", nargs=-1)
+@click.argument("receipts", nargs=-1, shell_complete=receipts_known)
 @json_option
 @setting_options("state_dir")
 def retry(*, receipts: Sequence[str], as_json: bool, config: Path | None, **flags: str | None) -> int:
@@ -143,7 +144,7 @@ def retry(*, receipts: Sequence[str], as_json: bool, config: Path | None, **flag
 
 
 @spool.command()
-@click.argument("receipts", nargs=-1)
+@click.argument("receipts", nargs=-1, shell_complete=receipts_known)
 @state_option
 @click.option(
     "--older-than", metavar="DURATION", callback=_age, help="Only messages received longer ago than this: 90m, 7d."

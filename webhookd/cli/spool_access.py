@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from webhookd.cli.output import Failure, say
+from webhookd.cli.output import Failure, colours, say
 from webhookd.control_client import ControlError, DaemonSpool, NoDaemonError
 from webhookd.control_protocol import Condition, Page, Wanted, page_of
 from webhookd.errors import StateDirInUse
@@ -169,7 +169,7 @@ def _own(settings: Settings, stack: ExitStack) -> OwnSpool:
     owner = settings.state_dir.stat()
     state_dir = stack.enter_context(StateDir.claim(settings.state_dir))
     stack.callback(_give_back, state_dir.path, owner)
-    stack.callback(logs.configure("warning", "auto").finish)
+    stack.callback(logs.configure("warning", "auto", colours=colours()).finish)
     runner = stack.enter_context(asyncio.Runner())
     opening = Spool.open(state_dir.spool_db, max_bytes=settings.spool_max_bytes, retention=CENTURY, keep=True)
     spool = runner.run(opening)
