@@ -30,6 +30,7 @@ LAYERS = (
     },
     {"hookspecs", "hooks", "schema", "generic", "keys", "jwk"},
     {"registry", "ingest"},
+    {"trials"},
     {"testing", "config", "control_protocol", "examiner", "metrics", "http_problem", "record_ring", "record_view"},
     {"records"},
     {
