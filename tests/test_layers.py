@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 
 LAYERS = (
     {"version", "model"},
-    {"errors", "forms", "tsfield", "logs", "tenant_index"},
+    {"errors", "forms", "tsfield", "logs", "tenant_index", "remedies"},
     {
         "datasource",
         "ports",
@@ -31,6 +31,8 @@ LAYERS = (
     {"hookspecs", "hooks", "schema", "generic", "keys", "jwk"},
     {"registry", "ingest"},
     {"trials"},
+    {"checks"},
+    {"explain"},
     {"testing", "config", "control_protocol", "examiner", "metrics", "http_problem", "record_ring", "record_view"},
     {"records"},
     {

@@ -68,16 +68,19 @@ class _Case(NamedTuple):
     now: int
 
 
-def diagnose(hook: Hook, source: Datasource, delivery: Delivery, now: int) -> tuple[Diagnosis, ...]:
+def diagnose(
+    hook: Hook, source: Datasource, delivery: Delivery, now: int, *, whole: bool = True
+) -> tuple[Diagnosis, ...]:
     """Return what is wrong with the signature of `delivery`, as it was sent; nothing where no known mistake shows.
 
-    `now` is in ms since the epoch. Takes up to some 0.2 s for a body of 64 KiB, the largest that is tried: it is to be
-    called in a thread. It reads nothing but its arguments, and what it returns holds no part of a secret or signature.
+    `now` is in ms since the epoch. Where the body is not `whole`, only what needs none is told. Takes up to some 0.2 s
+    for a body of 64 KiB, the largest that is tried: it is to be called in a thread. It reads nothing but its arguments,
+    and what it returns holds no part of a secret or signature.
     """
     case = _Case(hook, source, delivery._replace(headers=marks.with_standard_names(delivery.headers)), now)
     if not hook.secrets:
         return (_told(case, "secret-removed"),)
-    if len(delivery.body) > MAX_BODY:
+    if not whole or len(delivery.body) > MAX_BODY:
         return _missing(case)
     for way in (_by_the_plugin, _by_macs, _by_standard, _missing):
         if found := way(case):
