@@ -35,6 +35,7 @@ LAYERS = (
     {"explain"},
     {"testing", "config", "control_protocol", "examiner", "metrics", "http_problem", "record_ring", "record_view"},
     {"records"},
+    {"explainer"},
     {
         "control_client",
         "http_reply",
@@ -46,7 +47,7 @@ LAYERS = (
     },
     {"http_admin", "http_config", "control", "http1_wire", "http1_shared"},
     {"http1_answering", "http1_accept", "http_delivery", "http_records"},
-    {"http1"},
+    {"http1", "http_explain"},
     {"http_ingest", "http1_delegate", "outlet", "bearer"},
     {"http_front", "http1_server"},
     {"vitals"},

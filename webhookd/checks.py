@@ -134,7 +134,7 @@ def _faulty_check(case: Case) -> str | None:
         examine(source, case.schemas, hook, inflated(Verified(case.delivery)))
     except Rejected:
         return None
-    except Exception:  # noqa: BLE001 - the very bug that is looked for
+    except (Exception, SystemExit):  # noqa: BLE001 - the very bug that is looked for
         return check
     return None
 

@@ -25,11 +25,13 @@ from webhookd.bearer import TokenChecks
 from webhookd.control import control_app
 from webhookd.control_protocol import short_socket_path
 from webhookd.examiner import Examiner, Plugins
+from webhookd.explainer import Explainer
 from webhookd.following import following
 from webhookd.hooks import HookTable
 from webhookd.http1_server import Server
 from webhookd.http_admin import admin_app
 from webhookd.http_config import config_app
+from webhookd.http_explain import explain_routes
 from webhookd.http_front import Front
 from webhookd.http_intake import Intake
 from webhookd.http_records import Node, record_routes
@@ -167,7 +169,9 @@ class Daemon:
         service = TenantHooks(
             store, table, registry, schemas, tokens.bearer, settings.secret_grace, settings.public_url
         )
-        app = config_app(service, record_routes(service, Node(settings.node_name or socket.gethostname(), records)))
+        node = Node(settings.node_name or socket.gethostname(), records)
+        explainer = Explainer(records, registry, schemas, settings.max_body)
+        app = config_app(service, [*record_routes(service, node), *explain_routes(service, node, explainer)])
         return cls(settings, statedir, table, spool, Front(intake, app), vitals, tokens)
 
     def listen(self, stack: contextlib.AsyncExitStack) -> Bound:

@@ -99,6 +99,6 @@ def _passes(case: Case, now: int) -> bool:
         check_content_type(case.record.headers.get("content-type"))
         verified = case.source.verify(case.delivery, case.hook.valid_secrets(now))
         examine(case.source, case.schemas, case.hook, inflated(verified))
-    except Exception:  # noqa: BLE001 - refused again, or a plugin's bug again: it does not pass, either way
+    except (Exception, SystemExit):  # noqa: BLE001 - refused, or a bug again: it does not pass
         return False
     return True

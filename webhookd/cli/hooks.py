@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import functools
-import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import click
 
+from webhookd.cli.api_options import hook_path as _path
+from webhookd.cli.api_options import with_api as _with_api
 from webhookd.cli.config_api import ConfigApi
 from webhookd.cli.output import json_option, moment, printable, show, show_json, show_table
 from webhookd.cli.secrets import given_secret, secret_options
@@ -30,42 +28,6 @@ LABELS = {
     "createdAt": "created",
 }
 """The details of a hook, as the config API and as people call them."""
-
-
-def _with_api(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options that say where the config API is and who asks, as one `api`."""
-
-    @functools.wraps(command)
-    def ask(*, url: str, bearer: str | None, token_file: Path | None, **others: Any) -> None:
-        command(api=ConfigApi(url, _bearer(bearer, token_file)), **others)
-
-    for option in (
-        click.option(
-            "--url",
-            envvar="WEBHOOKD_URL",
-            default="http://127.0.0.1:8080",
-            show_default=True,
-            metavar="URL",
-            help="Where the config API is, or unix:/PATH; also WEBHOOKD_URL.",
-        ),
-        click.option("--token", "bearer", metavar="TOKEN", help="The bearer token; also WEBHOOKD_TOKEN."),
-        click.option(
-            "--token-file", metavar="FILE", type=click.Path(path_type=Path), help="The file with the bearer token."
-        ),
-    ):
-        ask = option(ask)
-    return ask
-
-
-def _bearer(bearer: str | None, token_file: Path | None) -> str:
-    token = given_secret(bearer, token_file, "--token and --token-file") or os.environ.get("WEBHOOKD_TOKEN", "")
-    if not token:
-        raise click.UsageError(
-            "no bearer token: give --token-file or --token, or set WEBHOOKD_TOKEN; `webhookd token` mints one"
-        )
-    if not token.isascii() or not token.isprintable() or " " in token:
-        raise click.UsageError("what is given for a bearer token has characters that none can have")
-    return token
 
 
 @click.group(short_help="Create, list, show and delete hooks.")
@@ -152,10 +114,6 @@ def show_one(api: ConfigApi, token: str, as_json: bool) -> None:
 def delete(api: ConfigApi, token: str) -> None:
     """Delete the hook with TOKEN, which may be given as the hook's URL too."""
     api.ask("DELETE", _path(token))
-
-
-def _path(token: str) -> str:
-    return "/" + quote(token.rstrip("/").rpartition("/")[2], safe="")
 
 
 def _show_hook(hook: dict[str, Any], as_json: bool) -> None:

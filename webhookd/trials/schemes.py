@@ -56,7 +56,7 @@ def is_standard(datasource: Datasource) -> bool:
 def _signed(datasource: Datasource) -> Mapping[str, str]:
     try:
         return datasource.sign(_PROBE_BODY, _PROBE_SECRET, time.time())
-    except Exception:  # noqa: BLE001 - a plugin's bug here is no reason to tell nothing
+    except (Exception, SystemExit):  # noqa: BLE001 - a plugin's bug here is no reason to tell nothing
         return {}
 
 

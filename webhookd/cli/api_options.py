@@ -1,0 +1,56 @@
+"""What every command that speaks to the config API is given: where it is, who asks, and which hook is meant."""
+
+from __future__ import annotations
+
+import functools
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import click
+
+from webhookd.cli.config_api import ConfigApi
+from webhookd.cli.secrets import given_secret
+
+
+def with_api(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options that say where the config API is and who asks, as one `api`."""
+
+    @functools.wraps(command)
+    def ask(*, url: str, bearer: str | None, token_file: Path | None, **others: Any) -> None:
+        command(api=ConfigApi(url, _bearer(bearer, token_file)), **others)
+
+    for option in (
+        click.option(
+            "--url",
+            envvar="WEBHOOKD_URL",
+            default="http://127.0.0.1:8080",
+            show_default=True,
+            metavar="URL",
+            help="Where the config API is, or unix:/PATH; also WEBHOOKD_URL.",
+        ),
+        click.option("--token", "bearer", metavar="TOKEN", help="The bearer token; also WEBHOOKD_TOKEN."),
+        click.option(
+            "--token-file", metavar="FILE", type=click.Path(path_type=Path), help="The file with the bearer token."
+        ),
+    ):
+        ask = option(ask)
+    return ask
+
+
+def _bearer(bearer: str | None, token_file: Path | None) -> str:
+    token = given_secret(bearer, token_file, "--token and --token-file") or os.environ.get("WEBHOOKD_TOKEN", "")
+    if not token:
+        raise click.UsageError(
+            "no bearer token: give --token-file or --token, or set WEBHOOKD_TOKEN; `webhookd token` mints one"
+        )
+    if not token.isascii() or not token.isprintable() or " " in token:
+        raise click.UsageError("what is given for a bearer token has characters that none can have")
+    return token
+
+
+def hook_path(token: str) -> str:
+    """Return the path of a hook below /wh/config; `token` may be its URL too."""
+    return "/" + quote(token.rstrip("/").rpartition("/")[2], safe="")
