@@ -46,6 +46,10 @@ class CircleCI(webhookd.Datasource):
     title = "CircleCI"
     signs = True
     handshakes = frozenset({"ping"})
+    advice: ClassVar = {
+        "signature": "At CircleCI: Project Settings, Webhooks, Edit, Secret token.",
+        "event_mismatch": "At CircleCI: Project Settings, Webhooks, Edit, the events under the receiver URL.",
+    }
     events: ClassVar = {
         **{name: _event(name) for name in ("workflow-completed", "job-completed", "ping")},
         "notify-1.x": webhookd.EventType("payload.stop_time", sample=_BUILD_1X),

@@ -72,6 +72,10 @@ _SAMPLES: dict[str, dict[str, Any]] = {
 }
 _IN_ALL = {name: webhookd.load_schema("github", "issues")["examples"][0][name] for name in ("repository", "sender")}
 
+_REDELIVER = (
+    "GitHub sends nothing again by itself: Settings, Webhooks, Edit, Recent Deliveries, Redeliver, within 3 days."
+)
+
 
 def _event(name: str, ts_field: str | None) -> webhookd.EventType:
     if name in _WITH_SCHEMA:
@@ -87,6 +91,12 @@ class GitHub(webhookd.Datasource):
     title = "GitHub"
     signs = True
     handshakes = frozenset({"ping"})
+    advice: ClassVar = {
+        "signature": "At GitHub: Settings, Webhooks, Edit, Secret.",
+        "content_type": "At GitHub: Settings, Webhooks, Edit, Content type: application/json.",
+        "event_mismatch": "At GitHub: Settings, Webhooks, Edit, Let me select individual events.",
+        **dict.fromkeys(("overloaded", "tenant_share", "unavailable", "stopping", "bug"), _REDELIVER),
+    }
     events: ClassVar = {event: _event(event, path) for path, events in _TIMES.items() for event in events.split()}
 
     def verify_signature(self, delivery: webhookd.Delivery, secret: str) -> None:

@@ -253,7 +253,7 @@ def test_a_state_directory_that_cannot_be_made_is_one_line_and_status_2(tmp_path
 
 def test_serve_runs_the_daemon_with_the_settings(tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr("webhookd.daemon.serve", lambda settings: seen.append(settings) or 0)
+    monkeypatch.setattr("webhookd.daemon.serve", lambda settings, **_: seen.append(settings) or 0)
     assert call("serve", "--jwt-secret-file", "k", "--max-body", "1MiB").status == 0
     assert (seen[0].max_body, seen[0].jwt_secret_file) == (1 << 20, tmp_path / "k")
 

@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 
 LAYERS = (
     {"version", "model"},
-    {"errors", "forms", "tsfield", "logs", "shapes", "tenant_index"},
+    {"errors", "forms", "tsfield", "logs", "shapes", "tenant_index", "remedies"},
     {
         "datasource",
         "hook_fields",
@@ -31,11 +31,15 @@ LAYERS = (
     },
     {"hookspecs", "hooks", "schema", "generic", "keys", "jwk"},
     {"registry", "ingest"},
+    {"trials"},
+    {"checks"},
+    {"explain"},
     {
         *("testing", "config", "control_protocol", "examiner", "metrics", "http_problem", "record_ring"),
         *("record_view", "asyncapi"),
     },
     {"records"},
+    {"explainer"},
     {
         "http_operations",
         "control_client",
@@ -49,9 +53,9 @@ LAYERS = (
     {"http_openapi"},
     {"http_admin", "http_config", "control", "http1_wire", "http1_shared"},
     {"http1_answering", "http1_accept", "http_delivery", "http_records"},
-    {"http1"},
+    {"http1", "http_explain"},
     {"http_documents", "http_ingest", "http1_delegate", "outlet", "bearer"},
-    {"http_front", "http1_server"},
+    {"http_front", "http1_server", "http_api"},
     {"vitals"},
     {"traced"},
     {"tracing"},

@@ -213,6 +213,15 @@ WRONG = {
     "bad path": (GOOD.replace('"at"', '"a..b"'), r"has the ts_field 'a..b'; not a path"),
     "number as path": (GOOD.replace('"at"', "7"), "has the ts_field 7"),
     "bad schema": (GOOD.replace("schema={}", "schema=[]"), r"has the schema \[\]; it must be a JSON object"),
+    "advice": (GOOD.replace("events =", "advice = 'none'; events ="), "advice is 'none'; it must map"),
+    "advice for no refusal": (
+        GOOD.replace("events =", "advice = {'signatur': 'x'}; events ="),
+        "has 'signatur', which is no reason of a refusal; there are: bug,",
+    ),
+    "advice of two lines": (
+        GOOD.replace("events =", "advice = {'signature': 'a\\nb'}; events ="),
+        "it must be a sentence on one line",
+    ),
     "handshakes": (GOOD.replace("events =", "handshakes = 'ping'; events ="), "handshakes is 'ping'; it must be a set"),
     "verify": (GOOD.replace("events =", "verify = lambda *_: None; events ="), "overrides verify"),
     "signs": (GOOD.replace("events =", "signs = True; events ="), "both signs = True and a verify_signature"),

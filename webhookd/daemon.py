@@ -29,11 +29,9 @@ from webhookd.following import following
 from webhookd.hooks import HookTable
 from webhookd.http1_server import Server
 from webhookd.http_admin import admin_app
-from webhookd.http_config import config_app
-from webhookd.http_documents import document_routes
+from webhookd.http_api import tenant_api
 from webhookd.http_front import Front
 from webhookd.http_intake import Intake
-from webhookd.http_records import Node, record_routes
 from webhookd.ingest import Ingest
 from webhookd.limits import Budget
 from webhookd.listeners import Listener, PatientSocket, inherited, listen
@@ -172,8 +170,7 @@ class Daemon:
         service = TenantHooks(
             store, table, registry, schemas, tokens.bearer, settings.secret_grace, settings.public_url
         )
-        node = Node(settings.node_name or socket.gethostname(), records)
-        app = config_app(service, [*record_routes(service, node), *document_routes(settings, registry)])
+        app = tenant_api(settings, service, records, registry, schemas)
         front = Front(intake, app, traced(settings.otel_endpoint, intake, stack))
         return cls(settings, statedir, table, spool, front, vitals, tokens)
 

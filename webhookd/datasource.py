@@ -44,6 +44,8 @@ class Datasource:
     """Whether the sender signs its deliveries; if so, override `verify_signature` and `sign`."""
     handshakes: ClassVar[frozenset[str]] = frozenset()
     """Event types that only greet: answered 204, not published unless the hook is for that very event."""
+    advice: ClassVar[Mapping[str, str]] = {}
+    """Where at the sender a refusal is mended: a sentence by the reason of the refusal (`signature`, ...)."""
 
     def verify(self, delivery: Delivery, secrets: Sequence[str]) -> Verified:
         """Prove that the sender sent this delivery: with any of `secrets`, or at once where there are none.

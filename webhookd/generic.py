@@ -6,6 +6,7 @@ import base64
 import binascii
 import re
 from collections.abc import Mapping
+from typing import ClassVar
 from uuid import uuid4
 
 from webhookd.datasource import Datasource, hmac_sha256, same
@@ -28,6 +29,9 @@ class Generic(Datasource):
     name = "generic"
     title = "Any other source (Standard Webhooks)"
     signs = True
+    advice: ClassVar = {
+        "signature": "The signature is that of Standard Webhooks, by a secret in base64, with or without `whsec_`.",
+    }
 
     def verify_signature(self, delivery: Delivery, secret: str) -> None:
         """Check one of the space-separated `v1` signatures over `{id}.{timestamp}.{body}`, not older than 5 minutes."""

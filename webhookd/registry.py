@@ -19,6 +19,7 @@ from webhookd.datasource import Datasource, EventType
 from webhookd.errors import ConfigurationError
 from webhookd.generic import Generic
 from webhookd.model import EVENT_NAME, NAME
+from webhookd.remedies import REMEDIES
 from webhookd.shapes import DatasourceDetails, EventDetails
 from webhookd.version import __version__
 
@@ -188,6 +189,18 @@ def contract_faults(datasource: Any) -> Iterator[str]:
         yield f"{kind.__name__}.events is {_cause(datasource.events)}; it must map event names to webhookd.EventType"
     for event, known in datasource.events.items():
         yield from (f"{kind.__name__}.events[{_cause(event)}] {fault}" for fault in _event_faults(event, known))
+    yield from (f"{kind.__name__}.advice {fault}" for fault in _advice_faults(datasource.advice))
+
+
+def _advice_faults(advice: Any) -> Iterator[str]:
+    if not isinstance(advice, Mapping):
+        yield f"is {_cause(advice)}; it must map reasons of refusals to sentences"
+        return
+    for reason, text in advice.items():
+        if reason not in REMEDIES:
+            yield f"has {_cause(reason)}, which is no reason of a refusal; there are: {', '.join(sorted(REMEDIES))}"
+        if not isinstance(text, str) or not text.isprintable() or not text:
+            yield f"has {_cause(text)} for {_cause(reason)}; it must be a sentence on one line"
 
 
 def _event_faults(event: Any, known: Any) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""Where the config API is and who asks: the options of every command that speaks to it."""
+"""What every command that speaks to the config API is given: where it is, who asks, and which hook is meant."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import click
 
@@ -51,3 +52,8 @@ def bearer_token(bearer: str | None, token_file: Path | None) -> str:
     if not token.isascii() or not token.isprintable() or " " in token:
         raise click.UsageError("what is given for a bearer token has characters that none can have")
     return token
+
+
+def hook_path(token: str) -> str:
+    """Return the path of a hook below /wh/config; `token` may be its URL too."""
+    return "/" + quote(token.rstrip("/").rpartition("/")[2], safe="")

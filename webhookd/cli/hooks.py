@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 import click
 
-from webhookd.cli.api_options import with_api
+from webhookd.cli.api_options import hook_path, with_api
 from webhookd.cli.completing import datasource_names, event_names, hook_tokens
 from webhookd.cli.config_api import ConfigApi
 from webhookd.cli.output import json_option, moment, printable, show, show_json, show_table
@@ -106,7 +105,7 @@ def list_hooks(api: ConfigApi, as_json: bool) -> None:
 @with_api
 def show_one(api: ConfigApi, token: str, as_json: bool) -> None:
     """Show the hook with TOKEN, which may be given as the hook's URL too."""
-    _show_hook(api.ask("GET", _path(token)), as_json)
+    _show_hook(api.ask("GET", hook_path(token)), as_json)
 
 
 @hooks.command()
@@ -114,11 +113,7 @@ def show_one(api: ConfigApi, token: str, as_json: bool) -> None:
 @with_api
 def delete(api: ConfigApi, token: str) -> None:
     """Delete the hook with TOKEN, which may be given as the hook's URL too."""
-    api.ask("DELETE", _path(token))
-
-
-def _path(token: str) -> str:
-    return "/" + quote(token.rstrip("/").rpartition("/")[2], safe="")
+    api.ask("DELETE", hook_path(token))
 
 
 def _show_hook(hook: dict[str, Any], as_json: bool) -> None:

@@ -1,0 +1,353 @@
+"""Why a delivery was refused, told from its record: the checks in their order, and words for every refusal there is."""
+
+import gzip
+import hmac
+import json
+import sys
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import msgspec
+import pytest
+
+from webhookd import Datasource, EventType, Unsigned
+from webhookd.checks import CHECKS, Case
+from webhookd.errors import Rejected
+from webhookd.explain import Explanation, explain
+from webhookd.model import Hook, Record, Secret
+from webhookd.registry import load
+from webhookd.remedies import BUG, CONFIG_API, REMEDIES, REPLAY, general
+from webhookd.schema import Schemas
+
+REGISTRY = load()
+SCHEMAS = Schemas(REGISTRY)
+NOW = 1_717_236_905_000
+SECRET = "a secret of these tests"
+JSON = {"content-type": "application/json"}
+BODY = b'{"ref": 1}'
+
+
+def every_refusal(above: type[Rejected] = Rejected) -> set[type[Rejected]]:
+    mine = {one for one in above.__subclasses__() if one.__module__ == "webhookd.errors"}
+    return mine.union(*(every_refusal(one) for one in mine))
+
+
+def signed(body: bytes, secret: str = SECRET) -> dict[str, str]:
+    return {**JSON, "x-hub-signature-256": "sha256=" + hmac.new(secret.encode(), body, "sha256").hexdigest()}
+
+
+def case(
+    reason: str | None,
+    *,
+    detail: str | None = None,
+    body: bytes | None = BODY,
+    headers: Mapping[str, str] = JSON,
+    source: Datasource | None = None,
+    outcome: Any = "refused",
+    record: Mapping[str, Any] | None = None,
+    max_body: int = 1000,
+    **fields: Any,
+) -> Case:
+    """Return a delivery to a hook for GitHub's pushes that ended with `reason`."""
+    hook = Hook(
+        token="0" * 40,
+        api_token="9b2d8e0a-0000-4000-8000-000000000000",
+        tenant="42",
+        datasource=(source or REGISTRY.get("github")).name,
+        event="push",
+        base_url="https://webhook.example.org",
+        created_at=NOW,
+        **fields,
+    )
+    ended = Record(
+        id="0190",
+        received_at=NOW,
+        outcome=outcome,
+        reason=reason,
+        status=0,
+        detail=detail,
+        size=len(body or b""),
+        duration=0.0,
+        headers=headers,
+        has_body=body is not None,
+        **(record or {}),
+    )
+    return Case(ended, body, hook, source or REGISTRY.get("github"), SCHEMAS, max_body)
+
+
+def states(explanation: Explanation) -> dict[str, str]:
+    return {check.check: check.state for check in explanation.checks}
+
+
+# --- the checks ------------------------------------------------------------------------------------------------------
+
+PLACES = [
+    ("stopping", "webhookd is about to stop; send it again", "load"),
+    ("overloaded", "as many deliveries are in work as may be; send it again", "load"),
+    ("tenant_share", "this tenant has as many bytes in work as its share allows; send it again", "load"),
+    ("too_large", "the body is over 1000 bytes", "size"),
+    ("content_type", "the Content-Type names no JSON: send application/json", "content_type"),
+    ("content_encoding", "the Content-Encoding is not supported", "content_encoding"),
+    ("signature", "X-Hub-Signature-256 is missing", "signature"),
+    ("malformed", "the body is not a valid gzip stream", "inflate"),
+    ("malformed", "something follows the end of the deflate stream", "inflate"),
+    ("malformed", "the gzip stream ends early", "inflate"),
+    ("too_large", "the inflated body is over 1000 bytes", "inflate"),
+    ("malformed", "the body is not JSON: trailing characters", "json"),
+    ("unavailable", "the body cannot be checked now; send it again", "json"),
+    ("unavailable", "the check takes longer than 1.5 s", "json"),
+    ("unavailable", "too many large bodies are waiting to be checked; send it again", "json"),
+    ("event_mismatch", "this hook is for the event push, and takes no other", "event"),
+    ("schema", "the body does not fit the schema of github push", "schema"),
+    ("unavailable", "the message cannot be kept now; send it again", "publish"),
+    ("tenant_share", "this tenant has as much in the spool as its share allows", "publish"),
+]
+
+
+@pytest.mark.parametrize(("reason", "detail", "failed"), PLACES)
+def test_checks_are_passed_up_to_the_one_that_failed(reason: str, detail: str, failed: str) -> None:
+    explanation = explain(case(reason, detail=detail), NOW)
+    names = list(CHECKS)
+    place = names.index(failed)
+    assert explanation.failed == failed
+    assert states(explanation) == {
+        name: "passed" if number < place else "failed" if number == place else "not reached"
+        for number, name in enumerate(names)
+    }
+    assert [check.check for check in explanation.checks] == names
+
+
+def test_every_refusal_that_leaves_a_record_has_its_place() -> None:
+    nowhere = {"unknown_hook", "hooks_not_current"}  # there is no hook, so there is no record
+    of_senders = {one.reason for one in every_refusal()} - CONFIG_API - nowhere
+    assert {reason for reason, _, _ in PLACES} == of_senders
+
+
+def test_an_accepted_delivery_passed_everything() -> None:
+    explanation = explain(case(None, outcome="accepted", record={"provider_event": "push"}), NOW)
+    assert set(states(explanation).values()) == {"passed"}
+    assert (explanation.failed, explanation.problem, explanation.remedy) == (None, None, None)
+    notes = {check.check: check.detail for check in explanation.checks}
+    assert notes["size"] == "10 of at most 1,000 bytes"
+    assert notes["signature"] == "the hook has no secret: not asked for"
+    assert notes["event"] == "`push`"
+    document = json.loads(msgspec.json.encode(explanation))
+    assert document.keys() == {"id", "outcome", "checks", "diagnoses"}
+    assert document["diagnoses"] == []
+    assert document["checks"][0] == {"check": "hook", "state": "passed"}
+
+
+@pytest.mark.parametrize(
+    ("reason", "note"),
+    [
+        ("handshake", "`ping` only greets: answered, and not published"),
+        ("mismatch", "`ping` is another event than the hook's, whose `onMismatch` is `ignore`: not published"),
+    ],
+)
+def test_an_ignored_delivery_failed_nothing(reason: str, note: str) -> None:
+    explanation = explain(case(reason, outcome="ignored", record={"provider_event": "ping"}), NOW)
+    assert (explanation.failed, explanation.remedy) == (None, None)
+    assert states(explanation)["json"] == "passed"
+    assert {check.detail for check in explanation.checks if check.check == "event"} == {note}
+    assert states(explanation)["schema"] == states(explanation)["publish"] == "not reached"
+
+
+# --- bugs ------------------------------------------------------------------------------------------------------------
+
+
+class Broken(Datasource):
+    """Breaks where it is told to."""
+
+    name = "broken"
+    title = "Broken"
+    signs = True
+    events: ClassVar = {"push": EventType()}
+
+    def verify_signature(self, delivery: Any, secret: str) -> None:
+        if delivery.headers.get("break") == "verify":
+            raise KeyError(secret)
+        if delivery.headers.get("break") == "leave":
+            sys.exit("leaving")
+        if delivery.headers.get("key") != secret:
+            raise Unsigned("Key is not the secret")
+
+    def event_type(self, delivery: Any) -> str | None:
+        if delivery.headers.get("break") == "event":
+            raise KeyError("event")
+        return None
+
+
+@pytest.mark.parametrize(
+    ("where", "failed", "body"),
+    [
+        ("verify", "signature", BODY),
+        ("leave", "signature", BODY),
+        ("event", "event", BODY),
+        ("nowhere any more", None, BODY),
+        ("verify", None, None),
+    ],
+)
+def test_a_bug_is_looked_for_again(where: str, failed: str | None, body: bytes | None) -> None:
+    headers = {**JSON, "break": where, "key": SECRET}
+    explanation = explain(case(BUG, source=Broken(), body=body, headers=headers, secrets=(Secret(SECRET),)), NOW)
+    assert explanation.failed == failed
+    assert SECRET not in repr(explanation)
+    assert states(explanation)["content_encoding"] == "passed"
+    if failed is None:
+        assert {states(explanation)[name] for name in ("signature", "json", "event", "publish")} == {"unknown"}
+    assert ("the delivery would pass" in (explanation.remedy or "")) is (where.startswith("nowhere"))
+    assert explanation.problem == "A fault of webhookd, or of the plugin for Broken: the sender was told 500."
+
+
+def test_a_refusal_of_a_later_version_is_told_in_its_own_words() -> None:
+    explanation = explain(case("moon_phase", detail="the moon is wrong", headers={}), NOW)
+    assert (explanation.failed, explanation.problem) == (None, "the moon is wrong")
+    assert explanation.remedy == "Have it sent again."
+    assert states(explanation)["publish"] == "unknown"
+
+
+# --- in words --------------------------------------------------------------------------------------------------------
+
+
+def test_every_refusal_has_a_remedy() -> None:
+    assert REMEDIES.keys() == {one.reason for one in every_refusal()} | {BUG}
+    for known in REMEDIES.values():
+        for text in (general(known.problem), general(known.remedy)):
+            assert text[0].isupper()
+            assert text.endswith(".")
+            assert "{" not in text
+
+
+@pytest.mark.parametrize(("reason", "detail", "failed"), PLACES)
+def test_a_refusal_is_told_with_its_facts(reason: str, detail: str, failed: str) -> None:
+    explanation = explain(case(reason, detail=detail, headers={}, record={"provider_event": "issues"}), NOW)
+    assert explanation.problem
+    assert explanation.remedy
+    assert "{" not in explanation.problem + explanation.remedy
+    assert explanation.problem[0].isupper()
+    assert failed == explanation.failed
+
+
+@pytest.mark.parametrize(
+    ("reason", "given", "problem", "remedy"),
+    [
+        (
+            "content_type",
+            {"headers": {"content-type": "application/x-www-form-urlencoded"}},
+            "GitHub sent the Content-Type `application/x-www-form-urlencoded`, and a hook takes JSON only.",
+            (
+                "Switch GitHub to the content type `application/json`."
+                " At GitHub: Settings, Webhooks, Edit, Content type: application/json."
+            ),
+        ),
+        (
+            "content_type",
+            {"headers": {}},
+            "GitHub sent no Content-Type, and a hook takes JSON only.",
+            (
+                "Switch GitHub to the content type `application/json`."
+                " At GitHub: Settings, Webhooks, Edit, Content type: application/json."
+            ),
+        ),
+        (
+            "event_mismatch",
+            {
+                "record": {"provider_event": "issues"},
+                "headers": {**JSON, "x-github-event": "issues"},
+                "on_mismatch": "reject",
+            },
+            "GitHub names the event `issues`; this hook is for `push` and rejects all others.",
+            (
+                "Have GitHub send `push` only, create a hook for the other event, or set this hook's `onMismatch` to `ignore`"
+                " or `publish`. At GitHub: Settings, Webhooks, Edit, Let me select individual events."
+            ),
+        ),
+        (
+            "signature",
+            {"detail": "X-Hub-Signature-256 is missing", "secrets": (Secret(SECRET),)},
+            "The hook has a secret, and the delivery no signature that fits it: X-Hub-Signature-256 is missing.",
+            (
+                "Set the secret of the hook at GitHub, or take it away from the hook; see that no proxy removes the header."
+                " At GitHub: Settings, Webhooks, Edit, Secret."
+            ),
+        ),
+        (
+            "too_large",
+            {"detail": "the body is over 1000 bytes", "body": None},
+            "The body is too large: the body is over 1000 bytes.",
+            "Have GitHub send less at a time, or the operator raise `max_body` (1,000 bytes).",
+        ),
+    ],
+)
+def test_what_is_wrong_and_what_to_do(reason: str, given: dict[str, Any], problem: str, remedy: str) -> None:
+    explanation = explain(case(reason, **given), NOW)
+    assert (explanation.problem, explanation.remedy) == (problem, remedy)
+
+
+def test_a_diagnosis_gives_the_remedy() -> None:
+    explanation = explain(case("signature", body=BODY + b"\n", headers=signed(BODY), secrets=(Secret(SECRET),)), NOW)
+    (found,) = explanation.diagnoses
+    assert (found.name, found.text) == (
+        "newline-stripped",
+        "The signature is over the body without the newline at its end.",
+    )
+    assert explanation.remedy == (
+        "Have GitHub sign the very bytes that it sends, and let nothing between it and webhookd write them anew."
+    )
+
+
+def test_a_signature_that_nothing_explains_is_told_as_such() -> None:
+    explanation = explain(case("signature", headers=signed(BODY, "another"), secrets=(Secret(SECRET),)), NOW)
+    assert explanation.diagnoses == ()
+    assert explanation.remedy == (
+        "Give GitHub and the hook the same secret, and let nothing between them change the body."
+        " At GitHub: Settings, Webhooks, Edit, Secret."
+    )
+
+
+def test_a_body_that_was_not_kept_is_not_tried() -> None:
+    given = case("signature", body=None, headers=signed(b""), secrets=(Secret(SECRET),))
+    explanation = explain(given, NOW)
+    assert explanation.diagnoses == ()
+    assert explanation.problem
+    assert explanation.problem.endswith("was not kept, so that nothing could be tried with it.")
+
+
+def test_faults_of_the_schema_are_listed_and_quote_nothing() -> None:
+    body = b'{"ref": "canary", "commits": 1}'
+    for sent, headers in ((body, JSON), (gzip.compress(body), {**JSON, "content-encoding": "gzip"})):
+        explanation = explain(case("schema", detail="it does not fit", body=sent, headers=headers), NOW)
+        (failed,) = (check for check in explanation.checks if check.state == "failed")
+        assert failed.detail
+        assert "/commits: " in failed.detail
+        assert "canary" not in repr(explanation)
+
+
+@pytest.mark.parametrize("reason", ["overloaded", "unavailable", "stopping", "tenant_share", "event_mismatch", BUG])
+def test_what_would_pass_now_is_to_be_replayed(reason: str) -> None:
+    def replayed(**given: Any) -> bool:
+        return REPLAY in (explain(case(reason, **given), NOW).remedy or "")
+
+    assert replayed()
+    assert replayed(secrets=(Secret(SECRET),), headers=signed(BODY))
+    assert not replayed(secrets=(Secret(SECRET),))
+    assert not replayed(body=None)
+    assert not replayed(body=b"{")
+    assert not replayed(headers={})
+    assert not replayed(max_body=5)
+
+
+def test_words_of_a_sender_are_cut_and_cleaned() -> None:
+    evil = "\x1b[31mred\u202e" + "x" * 500
+    explanation = explain(case("content_type", headers={"content-type": evil}), NOW)
+    assert explanation.problem
+    assert explanation.problem.isprintable()
+    assert "?[31mred?" in explanation.problem
+    assert len(explanation.problem) < 300
+
+
+def test_a_bomb_is_not_inflated_to_explain_it() -> None:
+    bomb = gzip.compress(b"[" + b" " * 50_000_000 + b"]")
+    given = case("schema", body=bomb, headers={**JSON, "content-encoding": "gzip"}, max_body=10**9, detail="no fit")
+    (failed,) = (check for check in explain(given, NOW).checks if check.state == "failed")
+    assert failed.detail == "no fit"

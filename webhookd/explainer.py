@@ -1,0 +1,34 @@
+"""Explains deliveries that are remembered: one at a time and beside the event loop, so that only who asks waits."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from webhookd.checks import Case
+from webhookd.explain import Explanation, explain
+from webhookd.ingest import Datasources, SchemaCheck
+from webhookd.model import Hook, Record
+from webhookd.records import Records
+
+
+@dataclass(frozen=True, slots=True)
+class Explainer:
+    """What the config API and the console ask for an explanation; used on the event loop only."""
+
+    records: Records
+    datasources: Datasources
+    schemas: SchemaCheck
+    max_body: int
+    now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
+    _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+
+    async def explain(self, hook: Hook, record: Record) -> Explanation:
+        """Return why `record`, of a delivery to `hook`, is as it is, judged by the hook as it is now."""
+        source = self.datasources.get(hook.datasource)
+        body = self.records.body(hook.token, record.id)
+        case = Case(record, body, hook, source, self.schemas, self.max_body)
+        async with self._turn:
+            return await asyncio.to_thread(explain, case, self.now_ms())
