@@ -3,8 +3,10 @@
 import gzip
 import hmac
 import json
+import re
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import msgspec
@@ -18,6 +20,7 @@ from webhookd.model import Hook, Record, Secret
 from webhookd.registry import load
 from webhookd.remedies import BUG, CONFIG_API, REMEDIES, REPLAY, general
 from webhookd.schema import Schemas
+from webhookd.trials.diagnoses import DIAGNOSES, GENERAL_FACTS, capital
 
 REGISTRY = load()
 SCHEMAS = Schemas(REGISTRY)
@@ -351,3 +354,92 @@ def test_a_bomb_is_not_inflated_to_explain_it() -> None:
     given = case("schema", body=bomb, headers={**JSON, "content-encoding": "gzip"}, max_body=10**9, detail="no fit")
     (failed,) = (check for check in explain(given, NOW).checks if check.state == "failed")
     assert failed.detail == "no fit"
+
+
+# --- what the documents say ------------------------------------------------------------------------------------------
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "docs" / "refusals.md").read_text()
+REFUSALS = "| status | reason | what the sender sees | what it means | what to do |"
+
+
+def tables(text: str, header: str) -> list[list[list[str]]]:
+    """Return the rows of every table that begins with `header`, cell by cell."""
+    return [
+        [[cell.strip() for cell in line.strip("|").split(" | ")] for line in part.split("\n\n")[0].splitlines()[2:]]
+        for part in text.split(f"\n{header}")[1:]
+    ]
+
+
+def documented(refusals: set[type[Rejected]]) -> set[tuple[str, ...]]:
+    return {
+        (str(one.status), f"`{one.reason}`", one.title, general(known.problem), general(known.remedy))
+        for one in refusals
+        for known in [REMEDIES[one.reason]]
+    }
+
+
+def test_the_page_lists_every_refusal_with_its_remedy() -> None:
+    of_senders, of_callers = tables(PAGE, REFUSALS)
+    callers = {one for one in every_refusal() if one.reason in CONFIG_API - {"method"}}
+    bug = REMEDIES[BUG]
+    theirs = documented(every_refusal() - callers)
+    theirs.add(("500", "`bug`", "Internal error", general(bug.problem), general(bug.remedy)))
+    assert {tuple(row) for row in of_senders} == theirs
+    assert {tuple(row) for row in of_callers} == documented(callers)
+    assert len(of_senders) + len(of_callers) == len(every_refusal()) + 1
+
+
+def test_the_operators_page_says_the_same_remedies() -> None:
+    text = re.sub(r"\[([^]]+)\]\([^)]+\)", r"\1", (ROOT / "docs" / "operating.md").read_text())
+    (rows,) = tables(text, "| status | title | reason | what to do |")
+    told = {reason.strip("`"): remedy.replace(" (Bearer tokens)", "") for _, _, reason, remedy in rows}
+    assert told == {reason: general(known.remedy) for reason, known in REMEDIES.items() if reason != BUG}
+
+
+def test_the_page_lists_the_checks_in_their_order() -> None:
+    (rows,) = tables(PAGE, "| check | what it asks for |")
+    assert rows == [[f"`{name}`", text] for name, text in CHECKS.items()]
+
+
+def test_the_page_lists_every_diagnosis() -> None:
+    (rows,) = tables(PAGE, "| name | what was found | what to do |")
+    assert rows == [
+        [f"`{name}`", capital(known.text.format(**GENERAL_FACTS)), known.remedy.format(**GENERAL_FACTS)]
+        for name, known in DIAGNOSES.items()
+    ]
+
+
+def test_the_page_says_where_the_sender_has_it() -> None:
+    (rows,) = tables(PAGE, "| datasource | of which refusals | what is said |")
+    said = {
+        (re.findall(r"`(.+)`", name)[0], reason, text)
+        for name, of, text in rows
+        for reason in re.findall(r"`(\w+)`", of)
+    }
+    built_in = [REGISTRY.get(name) for name in ("github", "circleci", "dockerhub", "generic")]
+    assert said == {(source.name, reason, text) for source in built_in for reason, text in source.advice.items()}
+
+
+def test_the_page_names_every_key_of_an_explanation() -> None:
+    (rows,) = tables(PAGE, "| key | what it is |")
+    named = {name for keys, _ in rows for name in re.findall(r"`(\w+)`", keys)}
+    assert named == set(Explanation.__struct_fields__)
+
+
+def test_the_example_of_the_page_is_what_is_said() -> None:
+    """Compare the page's example, blanks aside, with what is found for such a delivery."""
+    body = b'{"ref": "refs/heads/main", "repository": {"pushed_at": 1714564800}}'
+    detail = "X-Hub-Signature-256 is no signature of this body by the hook's secret"
+    headers = {**signed(body), "content-length": "68"}
+    given = case(
+        "signature", detail=detail, body=body + b"\n", headers=headers, secrets=(Secret(SECRET),), max_body=25 * 1024**2
+    )
+    explanation = explain(given, NOW)
+    shown = " ".join(PAGE.partition("```\nDelivery")[2].partition("```")[0].split())
+    for check in explanation.checks:
+        text = CHECKS[check.check] + (f": {check.detail}" if check.detail else "")
+        assert f"{ {'failed': 'FAILED', 'not reached': '-'}.get(check.state, check.state) } {text}" in shown
+    assert f"What is wrong: {explanation.problem}" in shown
+    assert f"How it comes: {explanation.diagnoses[0].text}" in shown
+    assert f"What to do: {explanation.remedy}" in shown

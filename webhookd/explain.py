@@ -8,6 +8,7 @@ from webhookd.body import check_content_type
 from webhookd.checks import Case, Check, checks_of, failed_check, inflated, named, shown_word
 from webhookd.ingest import examine
 from webhookd.remedies import REMEDIES, REPLAY
+from webhookd.trials.diagnoses import capital, sender_of
 from webhookd.trials.signature import Diagnosis, diagnose
 
 
@@ -80,7 +81,7 @@ def _told(case: Case, text: str) -> str:
     headers = case.record.headers
     content_type, encoding = headers.get("content-type"), headers.get("content-encoding")
     told = text.format(
-        sender=case.source.title,
+        sender=sender_of(case.source),
         detail=(case.record.detail or "").rstrip("."),
         limit=f"{case.max_body:,} bytes",
         content_type="no Content-Type" if content_type is None else f"the Content-Type {shown_word(content_type)}",
@@ -88,7 +89,7 @@ def _told(case: Case, text: str) -> str:
         event=case.hook.event,
         named=named(case),
     )
-    return told[0].upper() + told[1:]
+    return capital(told)
 
 
 def _passes(case: Case, now: int) -> bool:

@@ -67,7 +67,7 @@ REMEDIES: Mapping[str, Remedy] = {
         " `ignore` or `publish`.",
     ),
     "overloaded": Remedy(
-        "webhookd had as much in work as it may; the delivery itself was not looked at.",
+        "The daemon had as much in work as it may; the delivery itself was not looked at.",
         "Nothing, where it is rare: have it sent again. Else the operator raises `max_in_flight` or"
         " `max_in_flight_bytes`, or finds what is slow.",
     ),
@@ -85,7 +85,7 @@ REMEDIES: Mapping[str, Remedy] = {
         "The hooks in memory were not known to be those of the store: the address may be that of a new one.",
         "Have it sent again; if it lasts, the operator looks at the store, and at the hooks that are set aside.",
     ),
-    "stopping": Remedy("webhookd was about to stop.", "Nothing is wrong: have it sent again."),
+    "stopping": Remedy("The daemon was about to stop.", "Nothing is wrong: have it sent again."),
     "store_unavailable": Remedy(
         "The store of hooks could not be reached or written.",
         "Repeat the request, which is safe; the operator looks at the store (permissions, disk, etcd).",
@@ -117,7 +117,7 @@ GENERAL_FACTS: Mapping[str, str] = {
     "detail": "the answer says how",
     "limit": "25 MiB, if it is not set",
     "content_type": "a Content-Type that names no JSON, or none",
-    "content_encoding": "a Content-Encoding",
+    "content_encoding": "a Content-Encoding other than gzip, deflate and identity",
     "event": "push",
     "named": "`issues`, say",
 }

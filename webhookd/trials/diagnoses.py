@@ -5,8 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from webhookd.datasource import Datasource
+from webhookd.generic import Generic
+
 _EXACT = "Have {sender} sign the very bytes that it sends, and let nothing between it and webhookd write them anew."
 _FORM = "Have {sender} write the signature as its documentation says, and let no proxy touch the header."
+
+
+def sender_of(source: Datasource) -> str:
+    """Return what the senders of a datasource are called in a sentence."""
+    return UNNAMED_SENDER if isinstance(source, Generic) else source.title
+
+
+def capital(sentence: str) -> str:
+    """Return `sentence` with a capital: it may begin with a name that has none."""
+    return sentence[0].upper() + sentence[1:]
 
 
 class Known(NamedTuple):
@@ -146,8 +159,11 @@ DIAGNOSES: Mapping[str, Known] = {
 }
 """By name; the table begins with what is told of a header and ends with what is told of a body."""
 
+UNNAMED_SENDER = "the sender"
+"""What a sender is called of which no plugin says a name."""
+
 GENERAL_FACTS: Mapping[str, str] = {
-    "sender": "the sender",
+    "sender": UNNAMED_SENDER,
     "missing": "the header",
     "until": "a time that is told",
     "seconds": "so many",

@@ -16,7 +16,7 @@ from webhookd.datasource import Datasource
 from webhookd.model import Delivery, Hook
 from webhookd.trials import marks
 from webhookd.trials.bodies import MAX_BODY, Body, bodies
-from webhookd.trials.diagnoses import DIAGNOSES
+from webhookd.trials.diagnoses import DIAGNOSES, capital, sender_of
 from webhookd.trials.schemes import STANDARD_HEADERS, is_standard, mac_of, signing_headers
 from webhookd.trials.secrets import Candidate, Key, base64_keys, candidates, text_keys
 
@@ -225,13 +225,13 @@ def _told(case: _Case, name: str, *, missing: str = "", moment: int | None = Non
     known = DIAGNOSES[name]
     apart = 0 if moment is None else moment - case.delivery.received_at
     facts = {
-        "sender": case.source.title,
+        "sender": sender_of(case.source),
         "missing": missing,
         "until": _last_end(case),
         "seconds": f"{abs(apart) // 1000:,}",
         "side": "before" if apart < 0 else "after",
     }
-    return Diagnosis(name, known.text.format(**facts), known.remedy.format(**facts), known.by_setting)
+    return Diagnosis(name, capital(known.text.format(**facts)), known.remedy.format(**facts), known.by_setting)
 
 
 def _last_end(case: _Case) -> str:
