@@ -7,7 +7,8 @@ from pathlib import Path
 import jsonschema
 import jsonschema_rs
 import pytest
-from harness import request
+from far_side import FarSide
+from harness import Daemon, request
 from openapi_spec_validator import OpenAPIV31SpecValidator, validate
 
 from webhookd import config, errors
@@ -158,3 +159,30 @@ def test_messages_are_as_described(daemon):
     jsonschema.validate(message["headers"], schema)
     known = document["components"]["messages"]["github.issues"]["payload"]
     assert known["schema"]["$schema"].endswith("2020-12/schema")
+
+
+@pytest.mark.gen_test(timeout=60)
+async def test_messages_in_rabbitmq_are_as_described(tmp_path, vhost):
+    with Daemon(tmp_path, broker=vhost) as daemon:
+        document = request(daemon.port, "GET", "/wh/asyncapi.json").json
+        hook = daemon.hook("github", "issues", tsField="a.b")
+        async with FarSide(vhost) as far:
+            await far.bind()
+            sent = daemon.deliver(hook, b"{}", {"X-GitHub-Event": "issues", "X-GitHub-Delivery": "d-1"})
+            (message,) = await far.take()
+    channel = document["channels"]["events"]
+    assert (channel["bindings"]["amqp"]["exchange"]["name"], sent.status) == (message.exchange, 204)
+    pattern = re.sub(r"\\{\w+\\}", "([^.]+)", re.escape(channel["address"]))
+    assert re.fullmatch(pattern, message.routing_key).groups() == ("42", "github", "issues")
+    schemas = document["components"]["schemas"]
+    jsonschema.validate(message.headers, schemas["headers"])
+    # aio-pika calls `type` otherwise, and makes up what is not there: empty or 0
+    properties = {
+        {"message_type": "type"}.get(name, name): value
+        for name, value in message.properties
+        if value and name != "headers"
+    }
+    properties["timestamp"] = int(properties["timestamp"].timestamp())
+    assert set(properties) == set(schemas["properties"]["properties"])
+    jsonschema.validate(properties, schemas["properties"])
+    assert properties["message_id"] == sent.headers["X-Webhookd-Receipt"]

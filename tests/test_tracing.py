@@ -145,18 +145,37 @@ def test_a_receiver_that_takes_nothing_stops_nothing(tmp_path: Path, receiver: R
     assert "spans are lost" in daemon.log or "Failed to export" in daemon.log
 
 
-def test_the_log_says_what_is_missing(tmp_path: Path) -> None:
+@pytest.fixture
+def without(tmp_path: Path) -> dict[str, str]:
+    """Return an environment in which the extra is not installed."""
     package = tmp_path / "none" / "opentelemetry"
     package.mkdir(parents=True)
     (package / "__init__.py").write_text("raise ModuleNotFoundError('not installed', name='opentelemetry')\n")
-    environ = {"PYTHONPATH": str(package.parent)}
-    with Daemon(tmp_path, otel_endpoint="http://127.0.0.1:4318", environ=environ) as daemon:
+    return {"PYTHONPATH": str(package.parent)}
+
+
+def test_the_log_says_what_is_missing(tmp_path: Path, without: dict[str, str]) -> None:
+    with Daemon(tmp_path, otel_endpoint="http://127.0.0.1:4318", environ=without) as daemon:
         assert daemon.deliver(daemon.hook(), b"{}").status == 204
         (message,) = daemon.messages()
     assert "traceparent" not in message["headers"]
     (line,) = [line for line in map(json.loads, daemon.log.splitlines()) if "otel_endpoint" in line["message"]]
     assert line["level"] == "warning"
     assert (line["missing"], line["install"]) == ("opentelemetry", "pip install 'webhookd[otel]'")
+
+
+def test_check_says_what_is_missing(tmp_path: Path, without: dict[str, str]) -> None:
+    daemon = Daemon(tmp_path, otel_endpoint="http://me:hunter2@127.0.0.1:4318")
+    found = daemon.run("check", "--json", *daemon.command()[2:])
+    (finding,) = [one for one in map(json.loads, found.stdout.splitlines()) if one["check"] == "traces"]
+    assert finding["ok"]
+    assert "127.0.0.1:4318" in finding["detail"]
+    assert "hunter2" not in found.stdout
+    found = daemon.run("check", "--json", *daemon.command()[2:], **without)
+    (finding,) = [one for one in map(json.loads, found.stdout.splitlines()) if one["check"] == "traces"]
+    assert not finding["ok"]
+    assert "pip install 'webhookd[otel]'" in finding["detail"]
+    assert found.returncode == 1
 
 
 def test_nothing_is_in_the_way_where_traces_are_off() -> None:

@@ -61,4 +61,5 @@ def _findings(config: Path | None, flags: dict[str, str | None]) -> list[Finding
         *jwks,
         *sts,
         found("plugins", lambda: here.plugins(settings)),
+        *([found("traces", lambda: here.traces(settings))] if settings.otel_endpoint else []),
     ]

@@ -105,3 +105,14 @@ def plugins(settings: Settings) -> str:
     registry = load(settings.plugins_dir, settings.load_plugins)
     Schemas(registry)
     return f"datasources {', '.join(registry.known) or '(none)'}"
+
+
+def traces(settings: Settings) -> str:
+    """Look whether what traces need is installed."""
+    from webhookd.tracing import EXTRA  # noqa: PLC0415 - see check
+
+    try:
+        import webhookd.traced  # noqa: F401, PLC0415 - it is the one that needs it
+    except ModuleNotFoundError as error:
+        raise Faulty(f"{error.name} is not installed: {EXTRA}, or unset otel_endpoint") from None
+    return f"{settings.shown('otel_endpoint')}, which is asked when there are spans"
