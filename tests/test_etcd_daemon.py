@@ -12,9 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from documents import blocks
 from harness import Daemon, request, until
 from test_etcd import keys_of, open_store, put_raw
-from test_readme import OPERATING, blocks
+from test_readme import OPERATING
 
 from webhookd.forms import etcd_url
 from webhookd.logs import hook_id

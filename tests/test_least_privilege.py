@@ -11,11 +11,12 @@ from typing import Any
 
 import pytest
 from commands import clean_environ, script, until
+from documents import blocks
 from harness import KEY, Daemon, request
 from processes import listening
 from servers import RABBITMQ_SCRIPTS, Etcd, RabbitMQ
 from test_cli_tail_broker import READY, Tail
-from test_readme import OPERATING, blocks
+from test_readme import OPERATING
 
 RECIPES = OPERATING.partition("\n## RabbitMQ\n")[2].partition("\n## Upgrades")[0]
 VHOST = "webhooks"

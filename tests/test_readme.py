@@ -10,9 +10,9 @@ import time
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
-from urllib.parse import urlsplit
 
 import pytest
+from documents import blocks, code, table
 from harness import Daemon, free_port, request
 from servers import Etcd, RabbitMQ
 
@@ -23,30 +23,6 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 OPERATING = (ROOT / "docs" / "operating.md").read_text()
 MAKEFILE = (ROOT / "Makefile").read_text()
-BLOCK = re.compile(r"^```(\w+)(?: (\S+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-
-
-def blocks(text: str, language: str) -> list[tuple[str | None, str]]:
-    """Return the fenced blocks of a language, each with the file name behind it, if there is one."""
-    return [(name or None, body) for kind, name, body in BLOCK.findall(text) if kind == language]
-
-
-def table(text: str, header: str) -> list[list[str]]:
-    """Return the rows of the table that begins with `header`, cell by cell."""
-    start = text.index(f"\n{header}\n")
-    lines = text[start:].strip().splitlines()[2:]
-    rows = []
-    for line in lines:
-        if not line.startswith("|"):
-            break
-        rows.append([cell.strip() for cell in line.strip("|").split(" | ")])
-    assert rows
-    return rows
-
-
-def code(cell: str) -> list[str]:
-    """Return what is in backquotes."""
-    return re.findall(r"`([^`]+)`", cell)
 
 
 # --- every command ---------------------------------------------------------------------------------------------------
@@ -337,20 +313,6 @@ def test_log_fields_are_those_of_a_daemon(tmp_path: Path) -> None:
     assert [line["hook"] for line in told if line["event"] == "push"] == [found]
     asked = next(line for line in lines if line["message"] == "config request")
     assert [name for name in asked.keys() - everywhere if f"`{name}`" not in OPERATING] == []
-
-
-def test_documents_link_only_to_what_is_there() -> None:
-    for page in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]:
-        for link in re.findall(r"\]\(([^)]+)\)", page.read_text()):
-            parts = urlsplit(link)
-            if parts.scheme or not parts.path:
-                continue
-            target = page.parent / parts.path
-            assert target.exists(), f"{page.name}: {link}"
-            if parts.fragment:
-                headings = re.findall(r"^#+ (.+)$", target.read_text(), re.MULTILINE)
-                anchors = {re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings}
-                assert parts.fragment in anchors, f"{page.name}: {link}"
 
 
 def test_state_directory_table_names_what_is_in_it(shared_daemon: Daemon) -> None:
