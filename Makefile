@@ -10,7 +10,7 @@ MADE_FROM := setup.cfg pyproject.toml Makefile
 KILLS := 200
 THOROUGH := --rounds=5 --pause=20 --outage=600 --mixed=1800
 NEEDED := curl:curl openssl:openssl strace:strace systemd-analyze:systemd unshare:util-linux mount:mount ps:procps
-NEEDED += rabbitmq-server:rabbitmq-server etcd:etcd-server etcdctl:etcd-client
+NEEDED += rabbitmq-server:rabbitmq-server etcd:etcd-server etcdctl:etcd-client prometheus:prometheus
 NEEDED += zsh:zsh fish:fish
 BENCHED := build/bench
 BENCH := PYTHONPATH=tests $(BIN)/python -m bench

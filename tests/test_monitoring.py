@@ -79,7 +79,7 @@ def reasons() -> set[str]:
 @pytest.mark.parametrize("rule", GROUP["rules"], ids=lambda rule: rule["alert"])
 def test_an_alert_says_what_it_means_and_what_to_do(rule):
     assert rule["labels"]["severity"] in ("page", "warn")
-    assert rule["annotations"].keys() == {"summary", "action"}
+    assert rule["annotations"].keys() == {"summary", "action", "runbook"}
     assert rule["alert"].startswith("Webhookd")
 
 
