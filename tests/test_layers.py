@@ -30,7 +30,7 @@ LAYERS = (
         "http1_head",
     },
     {"hookspecs", "hooks", "schema", "generic", "keys", "jwk"},
-    {"registry", "ingest"},
+    {"registry", "ingest", "adoption"},
     {"trials"},
     {"checks"},
     {"explain"},

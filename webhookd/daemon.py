@@ -20,6 +20,7 @@ from tornado.netutil import bind_unix_socket
 
 from webhookd import logs, sdnotify
 from webhookd.adapters.spool import Spool
+from webhookd.adoption import Adoption
 from webhookd.allocator import map_large_blocks
 from webhookd.bearer import TokenChecks
 from webhookd.control import control_app
@@ -126,6 +127,7 @@ class Daemon:
         front: Front,
         vitals: Vitals,
         tokens: TokenChecks,
+        adoption: Adoption,
     ) -> None:
         self.settings = settings
         self.statedir = statedir
@@ -134,6 +136,7 @@ class Daemon:
         self.front = front
         self.vitals = vitals
         self.tokens = tokens
+        self.adoption = adoption
         self._private: list[HTTPServer] = []
         self._public = Server(front, front, drain_limit=front.intake.drain_limit)
 
@@ -172,7 +175,7 @@ class Daemon:
         )
         app = tenant_api(settings, service, records, registry, schemas)
         front = Front(intake, app, traced(settings.otel_endpoint, intake, stack))
-        return cls(settings, statedir, table, spool, front, vitals, tokens)
+        return cls(settings, statedir, table, spool, front, vitals, tokens, Adoption(store, table))
 
     def listen(self, stack: contextlib.AsyncExitStack) -> Bound:
         """Bind the listeners and serve on them."""
@@ -194,7 +197,7 @@ class Daemon:
                 pulse.collect,
             )
             self._serve(admin_app(self.vitals.readiness, exposition), admin.sockets)
-        self._serve(control_app(self.spool), [_control_socket(self.statedir.control_socket, stack)])
+        self._serve(control_app(self.spool, self.adoption), [_control_socket(self.statedir.control_socket, stack)])
         self._public.serve(public.sockets)
         return Bound(public.url, None if admin is None else admin.url)
 

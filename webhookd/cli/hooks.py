@@ -10,6 +10,8 @@ import click
 from webhookd.cli.api_options import hook_path, with_api
 from webhookd.cli.completing import datasource_names, event_names, hook_tokens
 from webhookd.cli.config_api import ConfigApi
+from webhookd.cli.hooks_export import export_hooks
+from webhookd.cli.hooks_import import import_hooks
 from webhookd.cli.output import json_option, moment, printable, show, show_json, show_table
 from webhookd.cli.secrets import given_secret, secret_options
 from webhookd.model import ON_MISMATCH, VALIDATIONS
@@ -30,7 +32,7 @@ LABELS = {
 """The details of a hook, as the config API and as people call them."""
 
 
-@click.group(short_help="Create, list, show and delete hooks.")
+@click.group(short_help="Create, list, show, delete, export and import hooks.")
 def hooks() -> None:
     """Create, list, show and delete the hooks of a tenant, through the config API.
 
@@ -40,6 +42,10 @@ def hooks() -> None:
     webhookd hooks create github push --secret-file github.secret
     webhookd hooks list
     """  # noqa: D301 - \b keeps click from wrapping the examples
+
+
+hooks.add_command(export_hooks)
+hooks.add_command(import_hooks)
 
 
 @hooks.command()
