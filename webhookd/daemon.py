@@ -42,6 +42,7 @@ from webhookd.neighbours import hook_store
 from webhookd.outlet import Outlet
 from webhookd.record_keeping import remembered
 from webhookd.registry import load
+from webhookd.replay import Replayer
 from webhookd.schema import Schemas
 from webhookd.settings import Settings
 from webhookd.statedir import StateDir
@@ -173,7 +174,8 @@ class Daemon:
         service = TenantHooks(
             store, table, registry, schemas, tokens.bearer, settings.secret_grace, settings.public_url
         )
-        app = tenant_api(settings, service, records, registry, schemas)
+        replayer = Replayer(records, intake, spool.body_of if settings.broker == "spool:" else None)
+        app = tenant_api(settings, service, replayer, registry, schemas)
         front = Front(intake, app, traced(settings.otel_endpoint, intake, stack))
         return cls(settings, statedir, table, spool, front, vitals, tokens, Adoption(store, table))
 
