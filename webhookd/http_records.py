@@ -12,16 +12,12 @@ from webhookd.body import check_content_type
 from webhookd.errors import InvalidInput, NotFound
 from webhookd.http_config import ConfigHandler, Route
 from webhookd.model import Record
-from webhookd.record_view import shown
+from webhookd.record_view import MOST, PAGE, shown
 from webhookd.records import OUTCOMES, Records
 from webhookd.replay import Replayed, Replayer, Wanted
 from webhookd.tenant_hooks import TenantHooks
 
-PAGE = 50
-"""How many deliveries a page has where nothing is said."""
 REPLAYABLE = ("refused", "accepted")
-MOST = 200
-"""How many it may have."""
 NOBODY = "there is no such delivery, or it is no longer remembered"
 
 
