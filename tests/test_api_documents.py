@@ -50,6 +50,23 @@ def test_asyncapi_is_valid(exchange):
     assert not validator.is_valid({**document, "channels": {"events": {"address": 1}}})
 
 
+def test_the_schemas_of_events_hold_where_they_stand():
+    datasources = load().known
+    document = asyncapi(datasources, None)
+    messages = {name: one for name, one in document["components"]["messages"].items() if name != "any"}
+    assert len(messages) == sum(
+        known.schema is not None for one in datasources.values() for known in one.events.values()
+    )
+    for name in messages:
+        datasource, _, event = name.partition(".")
+        place = {"$ref": f"#/components/messages/{name}/payload/schema", **document}
+        validator = jsonschema.Draft202012Validator(place)
+        assert validator.is_valid(datasources[datasource].events[event].schema["examples"][0])
+        assert not validator.is_valid([])
+    repository = document["components"]["messages"]["github.push"]["payload"]["schema"]["properties"]["repository"]
+    assert repository["$ref"] == "#/components/messages/github.push/payload/schema/$defs/repository"
+
+
 # --- complete --------------------------------------------------------------------------------------------------------
 
 
