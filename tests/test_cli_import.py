@@ -324,6 +324,12 @@ def tenant(shared_daemon: Daemon, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     return name
 
 
+def test_a_line_of_an_export_may_have_a_previous_token(tenant):
+    (hook,) = call("hooks", "create", "github", "push", "--json").documents
+    file = write(lines({**hook, "previousToken": "a" * 40, "previousHookUrl": "https://x", "previousUntil": 7}))
+    assert call("hooks", "import", file).out == "unchanged 1\n"
+
+
 def without_addresses(hooks: list[dict[str, Any]]) -> list[dict[str, Any]]:
     own = ("token", "apiToken", "hookUrl", "createdAt", "tenantId")
     return [{name: value for name, value in hook.items() if name not in own} for hook in hooks]

@@ -36,10 +36,10 @@ class Adoption:
             return Verdict("conflict", "the hook is there, and its record cannot be read")
         if (held := self.table.get(hook.token)) is not None:
             return _against(hook, held)
-        if (held := self.table.by_key(*hook.key)) is not None:
-            return _against(hook, held)
-        others = self.table.of_tenant(hook.tenant)
-        if others and others[0].api_token != hook.api_token:
+        if self.table.by_key(*hook.key) is not None:
+            return _second(hook)
+        other = self.table.any_of_tenant(hook.tenant)
+        if other is not None and other.api_token != hook.api_token:
             return Verdict("conflict", OTHER_API_TOKEN)
         return Verdict("new")
 
@@ -54,7 +54,7 @@ class Adoption:
             except Conflict as conflict:
                 if conflict.current is None:
                     continue  # what was in its way is gone again
-                return _against(hook, conflict.current)
+                return _against(hook, conflict.current) if conflict.current.token == hook.token else _second(hook)
             await self.table.reached(stored.revision)
             if stored.api_token != hook.api_token:  # of a tenant whose hooks are all gone
                 await self.table.reached(await self.store.delete(stored.token))
@@ -68,11 +68,13 @@ class Adoption:
 
 
 def _against(hook: Hook, held: Hook) -> Verdict:
-    """Compare a hook with the one that has its token, or its tenant, datasource and event."""
-    if held.token != hook.token:
-        return Verdict("conflict", f"the tenant has another hook for {hook.datasource} {hook.event}, with another URL")
+    """Compare a hook with the one that is found by its token."""
     if held.key != hook.key:
         return Verdict("conflict", "another hook has this token")
     if held.api_token != hook.api_token:
         return Verdict("conflict", OTHER_API_TOKEN)
     return Verdict("there")
+
+
+def _second(hook: Hook) -> Verdict:
+    return Verdict("conflict", f"the tenant has another hook for {hook.datasource} {hook.event}, with another URL")

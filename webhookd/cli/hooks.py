@@ -12,9 +12,11 @@ from webhookd.cli.completing import datasource_names, event_names, hook_tokens
 from webhookd.cli.config_api import ConfigApi
 from webhookd.cli.hooks_export import export_hooks
 from webhookd.cli.hooks_import import import_hooks
-from webhookd.cli.output import json_option, moment, printable, show, show_json, show_table
+from webhookd.cli.output import json_option, moment, printable, say, show, show_json, show_table
 from webhookd.cli.secrets import given_secret, secret_options
+from webhookd.errors import ConfigurationError
 from webhookd.model import ON_MISMATCH, VALIDATIONS
+from webhookd.settings import closest
 
 LABELS = {
     "hookUrl": "hook URL",
@@ -77,6 +79,20 @@ def create(
     fields = {"secret": given_secret(secret, secret_file), **{_FIELDS[name]: value for name, value in given.items()}}
     document = {name: value for name, value in fields.items() if value is not None}
     _show_hook(api.ask("POST", document=document, origin=orig_server), as_json)
+    _tell_of_a_likely_typo(document["datasource"])
+
+
+def _tell_of_a_likely_typo(datasource: str) -> None:
+    """Say so where the hook is a generic one and a plugin has nearly the same name: that is seldom meant."""
+    from webhookd import registry  # noqa: PLC0415 - plugins are many imports, and `--help` needs none of them
+
+    try:
+        known = registry.load(None, None).known
+    except ConfigurationError:
+        return  # the plugins of this machine are not those of the daemon
+    near = closest(datasource, known)
+    if datasource not in known and near:
+        say(f"no plugin is named {datasource}{near} This hook is a generic one; `webhookd hooks delete` removes it")
 
 
 _FIELDS = {

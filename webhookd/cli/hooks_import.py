@@ -111,8 +111,10 @@ def _into_the_store(found: Sequence[Record], settings: Settings, *, dry_run: boo
     from webhookd import registry  # noqa: PLC0415 - plugins are many imports, and `--help` needs none of them
     from webhookd.cli.kept_urls import Reading, newest_first, take  # noqa: PLC0415 - see above
     from webhookd.cli.store_access import open_hooks  # noqa: PLC0415 - see above
+    from webhookd.schema import Schemas  # noqa: PLC0415 - see above
 
-    reading = Reading(registry.load(settings.plugins_dir, settings.load_plugins), settings.public_url, unsigned)
+    known = registry.load(settings.plugins_dir, settings.load_plugins)
+    reading = Reading(known, Schemas(known), settings.public_url, unsigned)
     done: Counter[str] = Counter()
     with open_hooks(settings) as hooks, progress("importing", len(found)) as shown:
         for record, verdict in take(newest_first(found), reading, hooks, dry_run=dry_run):

@@ -36,6 +36,7 @@ class Reading:
     """Makes hooks of records."""
 
     registry: Registry
+    schemas: Schemas
     public_url: str | None
     unsigned: bool
     now_ms: int = field(default_factory=lambda: time.time_ns() // 1_000_000)
@@ -80,7 +81,7 @@ class Reading:
         asked = {name: value for name, value in document.items() if name in FIELDS}
         asked |= {"datasource": document.get("datasource"), "event": event_of(document)}
         try:
-            return config.read_wish(json.dumps(asked).encode(), (), self.registry, Schemas(self.registry))[0]
+            return config.read_wish(json.dumps(asked).encode(), (), self.registry, self.schemas)[0]
         except InvalidInput as fault:
             raise UnfitError(str(fault)) from None
 

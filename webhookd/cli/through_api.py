@@ -13,7 +13,9 @@ WISHES = {"datasource", "event", "tsField", "secret", "validation", "onMismatch"
 """What of a record goes to the config API."""
 AS_STORED = {"tsField": "", "validation": "off", "onMismatch": "publish"}
 """What it means that an exported hook lacks one of these."""
-GIVEN_BY_THE_DAEMON = {"token", "apiToken", "tenantId", "createdAt", "hookUrl", "signed"}
+GIVEN_BY_THE_DAEMON = {"token", "apiToken", "tenantId", "createdAt", "hookUrl", "signed"} | {
+    *("previousToken", "previousHookUrl", "previousUntil")
+}
 
 State = Literal["created", "updated", "unchanged"]
 
