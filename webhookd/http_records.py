@@ -91,7 +91,7 @@ class DeliveryHandler(RecordsHandler):
         """Show it."""
         record = self.record(token, id_)
         self.parameters()
-        body = self.node.records.body(token, id_)
+        body = self.node.records.body(self.own_hook(token).token, id_)
         self.write_json({"node": self.node.name, **shown(record), **shown_body(body), "hasBody": body is not None})
 
 
