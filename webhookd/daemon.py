@@ -22,6 +22,9 @@ from webhookd import logs, sdnotify
 from webhookd.adapters.spool import Spool
 from webhookd.allocator import map_large_blocks
 from webhookd.bearer import TokenChecks
+from webhookd.console.app import console_app, console_of
+from webhookd.console.console import Console
+from webhookd.console.trend import Trend
 from webhookd.control import control_app
 from webhookd.control_protocol import short_socket_path
 from webhookd.examiner import Examiner, Plugins
@@ -51,6 +54,8 @@ from webhookd.vitals import PULSE, Pulse, Vitals
 
 IDLE_TIMEOUT = 60.0
 BODY_TIMEOUT = 60.0
+MAX_ADMIN_BODY = 1024 * 1024
+"""The largest body, in bytes, that the admin listener takes: a form of the console."""
 CLOSING = 1.0
 """Seconds that connections have, once what is in work is answered, to have their answers on the way."""
 
@@ -63,6 +68,7 @@ class Bound:
 
     url: str
     admin_url: str | None
+    console: Console | None = None
 
 
 Ready = Callable[[Bound], Awaitable[None]]
@@ -126,6 +132,7 @@ class Daemon:
         front: Front,
         vitals: Vitals,
         tokens: TokenChecks,
+        service: TenantHooks,
     ) -> None:
         self.settings = settings
         self.statedir = statedir
@@ -134,6 +141,8 @@ class Daemon:
         self.front = front
         self.vitals = vitals
         self.tokens = tokens
+        self.service = service
+        self.console: Console | None = None
         self._private: list[HTTPServer] = []
         self._public = Server(front, front, drain_limit=front.intake.drain_limit)
 
@@ -172,7 +181,7 @@ class Daemon:
         )
         app = tenant_api(settings, service, records, registry, schemas)
         front = Front(intake, app, traced(settings.otel_endpoint, intake, stack))
-        return cls(settings, statedir, table, spool, front, vitals, tokens)
+        return cls(settings, statedir, table, spool, front, vitals, tokens, service)
 
     def listen(self, stack: contextlib.AsyncExitStack) -> Bound:
         """Bind the listeners and serve on them."""
@@ -186,17 +195,20 @@ class Daemon:
         if self.settings.admin_listen:
             admin = listen(self.settings.admin_listen, "admin_listen")
             stack.callback(admin.close)
-            exposition = Exposition(
-                self.front.intake.metrics.collect,
-                self.vitals.collect,
-                self.vitals.outlet.collect,
-                self.tokens.collect,
-                pulse.collect,
-            )
-            self._serve(admin_app(self.vitals.readiness, exposition), admin.sockets)
+            self._serve(self._admin_app(pulse, public.url), admin.sockets, MAX_ADMIN_BODY)
         self._serve(control_app(self.spool), [_control_socket(self.statedir.control_socket, stack)])
         self._public.serve(public.sockets)
-        return Bound(public.url, None if admin is None else admin.url)
+        return Bound(public.url, None if admin is None else admin.url, self.console)
+
+    def _admin_app(self, pulse: Pulse, listen_url: str) -> web.Application:
+        intake, vitals, settings = self.front.intake, self.vitals, self.settings
+        sources = (intake.metrics.collect, vitals.collect, vitals.outlet.collect, self.tokens.collect, pulse.collect)
+        if settings.console:
+            self.console = console_of(settings, self.service, intake, vitals.readiness, Trend(*sources), listen_url)
+            pulse.also(self.console.trend.beat)
+        return admin_app(
+            vitals.readiness, Exposition(*sources), None if self.console is None else console_app(self.console)
+        )
 
     async def stop(self) -> None:
         """Accept nothing new, answer what is in work within `stop_timeout`, then let go of every connection."""
@@ -209,12 +221,16 @@ class Daemon:
         if intake.open:
             log.warning("deliveries left unanswered: stop_timeout has passed", count=len(intake.open))
         await self._public.close(CLOSING)
+        if self.console is not None:
+            self.console.close()
         for server in reversed(self._private):
             server.stop()
             await server.close_all_connections()
 
-    def _serve(self, app: web.Application, sockets: list[socket.socket]) -> None:
-        server = HTTPServer(app, idle_connection_timeout=IDLE_TIMEOUT, body_timeout=BODY_TIMEOUT)
+    def _serve(self, app: web.Application, sockets: list[socket.socket], max_body: int | None = None) -> None:
+        server = HTTPServer(
+            app, idle_connection_timeout=IDLE_TIMEOUT, body_timeout=BODY_TIMEOUT, max_body_size=max_body
+        )
         server.add_sockets([PatientSocket.of(one) for one in sockets])
         self._private.append(server)
 
