@@ -11,7 +11,7 @@ KILLS := 200
 THOROUGH := --rounds=5 --pause=20 --outage=600 --mixed=1800
 NEEDED := curl:curl openssl:openssl strace:strace systemd-analyze:systemd unshare:util-linux mount:mount ps:procps
 NEEDED += rabbitmq-server:rabbitmq-server etcd:etcd-server etcdctl:etcd-client prometheus:prometheus
-NEEDED += zsh:zsh fish:fish
+NEEDED += zsh:zsh fish:fish sqlite3:sqlite3 /usr/sbin/nginx:nginx
 BENCHED := build/bench
 BENCH := PYTHONPATH=tests $(BIN)/python -m bench
 GO_AMQP := /usr/share/gocode/src/github.com/rabbitmq/amqp091-go/doc.go

@@ -74,20 +74,26 @@ def script(folder: Path, *arguments: str, stdin: bytes | None = None, timeout: f
 
 
 def on_a_terminal(
-    folder: Path, *arguments: str, typed: bytes = b"", timeout: float = 30, **environ: str
+    folder: Path, *arguments: str, typed: bytes = b"", into: Path | None = None, timeout: float = 30, **environ: str
 ) -> tuple[int, str]:
-    """Run the console script on a terminal of its own, type when it asks, and return its status and what was seen."""
+    """Run the console script on a terminal of its own, type when it asks, and return its status and what was seen.
+
+    With `into`, its standard output goes into that file.
+    """
     ours, theirs = pty.openpty()
+    out = None if into is None else into.open("wb")
     process = subprocess.Popen(
         [WEBHOOKD, *arguments],
         stdin=theirs,
-        stdout=theirs,
+        stdout=theirs if out is None else out,
         stderr=theirs,
         cwd=folder,
         env=clean_environ(TERM="xterm", **environ),
         start_new_session=True,
     )
     os.close(theirs)
+    if out is not None:
+        out.close()
     seen = b""
     deadline = time.monotonic() + timeout
     try:
@@ -169,7 +175,8 @@ def mark(state_dir: Path, receipts: Sequence[str], state: State, reason: str) ->
     """Give messages in the spool of a state directory another state."""
 
     async def change(spool: Spool) -> None:
-        seqs = [entry.seq for entry in await spool.entries() if entry.receipt in receipts]
+        wanted = set(receipts)
+        seqs = [entry.seq for entry in await spool.entries(limit=10_000) if entry.receipt in wanted]
         await spool.mark(seqs, state, reason)
 
     with_spool(state_dir, change, keep=False)

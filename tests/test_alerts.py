@@ -20,6 +20,8 @@ ALERTS = DOCS / "monitoring" / "alerts.yml"
 RUNBOOK = (DOCS / "alerts.md").read_text()
 STOPPED = (DOCS / "a-stopped-broker.md").read_text()
 RULES = yaml.safe_load(ALERTS.read_text())["groups"][0]["rules"]
+PATIENCE = 60
+"""Seconds; it is there at once where nothing else keeps the machine busy."""
 NAMED = set(code(FENCED.sub("", STOPPED)))
 """What the page has in backquotes: the log lines among it."""
 CAUSES = [
@@ -29,14 +31,14 @@ CAUSES = [
 
 
 class Prometheus(Server):
-    """A Prometheus that scrapes a daemon each half second, with the alerts of the documents, which wait for nothing."""
+    """A Prometheus that scrapes a daemon each second, with the alerts of the documents, which wait for nothing."""
 
     def __init__(self, folder: Path, daemon: Daemon) -> None:
         super().__init__(folder)
         rules = re.sub(r"^( +for): .*$", r"\1: 0s", ALERTS.read_text(), flags=re.MULTILINE)
         (folder / "alerts.yml").write_text(rules)
         settings = {
-            "global": {"scrape_interval": "500ms", "evaluation_interval": "500ms", "scrape_timeout": "500ms"},
+            "global": {"scrape_interval": "1s", "evaluation_interval": "1s", "scrape_timeout": "1s"},
             "rule_files": [str(folder / "alerts.yml")],
             "scrape_configs": [
                 {"job_name": "webhookd", "static_configs": [{"targets": [f"127.0.0.1:{daemon.admin_port}"]}]}
@@ -118,7 +120,7 @@ class Site:
             assert answer.status == 200
             return " ".join(reason for reason in answer.json["reasons"] if reason.startswith("broker "))
 
-        until(lambda: cause in readiness())
+        until(lambda: cause in readiness(), PATIENCE)
         assert daemon.metrics()["webhookd_broker_up"] == 0
         lines = [json.loads(line) for line in daemon.log.splitlines()]
         warned = [line for line in lines if line["level"] in ("warning", "error") and "broker" in line["message"]]
@@ -144,7 +146,7 @@ def test_a_stopped_broker_is_told_by_readiness_log_and_alert(site: Site) -> None
             site.told(daemon, "Connection refused")
             assert "the broker closed the connection: 320" in daemon.log
             assert "the broker closed the connection: 320" in dict(CAUSES)
-            until(lambda: "WebhookdBrokerAway" in prometheus.firing())
+            until(lambda: "WebhookdBrokerAway" in prometheus.firing(), PATIENCE)
             annotations = prometheus.firing()["WebhookdBrokerAway"]
             assert f"127.0.0.1:{daemon.admin_port} cannot publish" in annotations["summary"]
             assert annotations["runbook"] == "docs/alerts.md#webhookdbrokeraway"
@@ -153,10 +155,10 @@ def test_a_stopped_broker_is_told_by_readiness_log_and_alert(site: Site) -> None
             assert re.search(r"^FAIL +broker .*Connection refused", checked.stdout, re.MULTILINE), checked.stdout
         finally:
             site.rabbitmq.start()
-        until(lambda: "broker" not in request(daemon.admin_port, "GET", "/readyz").body.decode())
-        until(lambda: "WebhookdBrokerAway" not in prometheus.firing())
+        until(lambda: "broker" not in request(daemon.admin_port, "GET", "/readyz").body.decode(), PATIENCE)
+        until(lambda: "WebhookdBrokerAway" not in prometheus.firing(), PATIENCE)
         daemon.stop()
-        until(lambda: "WebhookdAway" in prometheus.firing())
+        until(lambda: "WebhookdAway" in prometheus.firing(), PATIENCE)
 
 
 @pytest.mark.parametrize("resource", ["memory", "disk"])

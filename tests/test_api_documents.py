@@ -15,12 +15,14 @@ from webhookd import config, errors
 from webhookd.asyncapi import asyncapi
 from webhookd.errors import Rejected
 from webhookd.hook_fields import FIELDS
-from webhookd.http_config import config_app
+from webhookd.hooks import HookTable
+from webhookd.http_api import tenant_api
 from webhookd.http_delivery import HOOK_METHODS
-from webhookd.http_documents import document_routes
 from webhookd.http_openapi import openapi
 from webhookd.http_operations import PATHS
+from webhookd.records import Records
 from webhookd.registry import load
+from webhookd.schema import Schemas
 from webhookd.settings import Settings
 
 ASYNCAPI_3 = Path(__file__).parent / "asyncapi" / "3.0.0.json"
@@ -50,11 +52,30 @@ def test_asyncapi_is_valid(exchange):
     assert not validator.is_valid({**document, "channels": {"events": {"address": 1}}})
 
 
+def test_the_schemas_of_events_hold_where_they_stand():
+    datasources = load().known
+    document = asyncapi(datasources, None)
+    messages = {name: one for name, one in document["components"]["messages"].items() if name != "any"}
+    assert len(messages) == sum(
+        known.schema is not None for one in datasources.values() for known in one.events.values()
+    )
+    for name in messages:
+        datasource, _, event = name.partition(".")
+        place = {"$ref": f"#/components/messages/{name}/payload/schema", **document}
+        validator = jsonschema.Draft202012Validator(place)
+        assert validator.is_valid(datasources[datasource].events[event].schema["examples"][0])
+        assert not validator.is_valid([])
+    repository = document["components"]["messages"]["github.push"]["payload"]["schema"]["properties"]["repository"]
+    assert repository["$ref"] == "#/components/messages/github.push/payload/schema/$defs/repository"
+
+
 # --- complete --------------------------------------------------------------------------------------------------------
 
 
 def test_every_route_is_described_and_no_other():
-    app = config_app(None, document_routes(Settings(), load()))
+    registry = load()
+    records = Records(HookTable(), registry, per_hook=1, max_bytes=1)
+    app = tenant_api(Settings(), None, records, registry, Schemas(registry))
     served = {
         re.sub(r"\(\[\^/\]\+\)", "{}", rule.matcher.regex.pattern.removesuffix("$")).replace("\\", ""): set(
             rule.target.ALLOW

@@ -409,6 +409,16 @@ def test_a_token_comes_from_a_file_a_flag_or_the_environment(tenant, tmp_path, m
     assert token not in refused.err
 
 
+def test_a_datasource_that_is_nearly_a_plugins_is_told(tenant):
+    done = call("hooks", "create", "gihub", "push", "--json")
+    assert done.documents[0]["datasource"] == "gihub"
+    assert done.err == (
+        "webhookd: no plugin is named gihub; did you mean github?"
+        " This hook is a generic one; `webhookd hooks delete` removes it\n"
+    )
+    assert call("hooks", "create", "my-service", "order.paid").err == ""
+
+
 def test_all_faults_of_an_input_are_told_at_once(tenant):
     done = call("hooks", "create", "git hub", "pu sh", "--ts-field", "a..b")
     assert done.status == 1

@@ -126,6 +126,7 @@ def test_tokens_come_from_the_config_api(shared_daemon: Daemon):
     assert bash("hooks", "show", "", **more) == [hook["token"]]
     assert bash("hooks", "delete", hook["token"][:5], **more) == [hook["token"]]
     assert bash("hooks", "show", "x", **more) == []
+    assert bash("why", "", **more) == [hook["token"]]
 
 
 @pytest.mark.parametrize("token", ["", "wrong"])

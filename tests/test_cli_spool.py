@@ -542,3 +542,30 @@ def test_drop_does_what_is_answered_on_a_real_terminal(state_dir, tmp_path):
     assert status == 0
     assert "dropped 2 messages" in seen
     assert call("spool", "list", "--json").out == ""
+
+
+def test_what_takes_long_shows_a_bar_on_a_terminal(state_dir, tmp_path):
+    receipts = fill(state_dir, range(1200), keep=False)
+    mark(state_dir, receipts, State.SET_ASIDE, "too large")
+    status, seen = on_a_terminal(tmp_path, "spool", "retry")
+    assert status == 0
+    assert "retrying  [" in seen
+    assert "500/1200" in seen
+    assert "1200/1200" in seen
+    assert seen.endswith("retried 1200 messages\r\n")
+    file = tmp_path / "messages"
+    status, seen = on_a_terminal(tmp_path, "tail", "--json", into=file)
+    assert status == 0
+    assert "reading  [" in seen
+    assert "1200/1200" in seen
+    assert [json.loads(line)["receipt"] for line in file.read_text().splitlines()] == receipts
+
+
+def test_no_bar_is_between_what_is_read_nor_where_nobody_looks(state_dir, tmp_path):
+    (receipt,) = fill(state_dir, [1], keep=False)
+    mark(state_dir, [receipt], State.UNROUTABLE, "no queue")
+    status, seen = on_a_terminal(tmp_path, "tail", "--json")
+    assert (status, json.loads(seen)["receipt"]) == (0, receipt)
+    assert script(tmp_path, "tail", "--json").err == ""
+    done = script(tmp_path, "spool", "retry")
+    assert (done.out, done.err) == ("retried 1 message\n", "")

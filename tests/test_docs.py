@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
+from xml.etree import ElementTree
 
 import pytest
 from documents import DOCS, FENCED, ROOT, anchors, blocks, links, pages
@@ -77,3 +78,19 @@ def test_the_index_of_decisions_is_complete() -> None:
 
 def test_shell_blocks_are_shell() -> None:
     assert blocks("1. x\n\n   ```bash\n   echo hello\n   ```\n", "bash") == [(None, "echo hello\n")]
+
+
+def test_the_modules_of_the_architecture_are_there() -> None:
+    named = re.findall(r"`((?:[a-z_0-9]+/)*[a-z_0-9]+\.py)`", (DOCS / "architecture.md").read_text())
+    assert len(named) > 20
+    assert [name for name in named if not (ROOT / "webhookd" / name).exists() and not (ROOT / name).exists()] == []
+
+
+def test_the_picture_needs_nothing_from_elsewhere() -> None:
+    root = ElementTree.parse(DOCS / "architecture.svg").getroot()
+    text = (DOCS / "architecture.svg").read_text()
+    assert root.tag == "{http://www.w3.org/2000/svg}svg"
+    assert root.find("{http://www.w3.org/2000/svg}desc") is not None
+    assert "prefers-color-scheme: dark" in text
+    assert re.findall(r"https?://[^\"']+", text) == ["http://www.w3.org/2000/svg"]
+    assert "<script" not in text

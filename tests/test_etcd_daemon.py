@@ -12,13 +12,14 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from documents import blocks
+from documents import DOCS, blocks
 from harness import Daemon, request, until
 from test_etcd import keys_of, open_store, put_raw
-from test_readme import OPERATING
 
 from webhookd.forms import etcd_url
 from webhookd.logs import hook_id
+
+FAULTS = (DOCS / "rabbitmq-and-etcd.md").read_text().partition("\n## Faults of etcd")[2]
 
 UNKNOWN = {"hookUrl": f"https://x/wh/00000000-0000-4000-8000-000000000000/{'0' * 40}"}
 
@@ -199,7 +200,7 @@ def test_a_hook_set_aside_is_said_and_the_others_go_on(tmp_path, etcd, etcd_pref
         daemon.start()
         assert readiness(daemon) == (200, "degraded", ["set aside: 1 hooks"])
         assert daemon.deliver(broken, b"{}").status == 503
-        (recipe,) = [body for _, body in blocks(OPERATING, "sh") if "HASH" in body]
+        (recipe,) = [body for _, body in blocks(FAULTS, "sh") if "HASH" in body]
         recipe = recipe.replace("HASH", told["hook"]).replace("/webhookd/", f"{etcd_url(etcd_prefix)[1]}/")
         environ = {**os.environ, "ETCDCTL_API": "3", "ETCDCTL_ENDPOINTS": f"127.0.0.1:{etcd.port}"}
         key = subprocess.run(["sh", "-c", recipe], env=environ, capture_output=True, text=True, check=True).stdout

@@ -352,7 +352,7 @@ def test_a_member_that_lost_its_cluster_is_left(tmp_path):
 
 
 def secure(server: Etcd, prefix: str = "/test/") -> None:
-    """Let the user webhookd do what docs/operating.md grants it, and nobody else anything."""
+    """Let the user webhookd do what docs/rabbitmq-and-etcd.md grants it, and nobody else anything."""
     server.ctl("user", "add", "root:root")
     server.ctl("user", "grant-role", "root", "root")
     server.ctl("role", "add", "webhookd")

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
-from harness import WEBHOOKD, Daemon
+from documents import BLOCK, shell
+from harness import WEBHOOKD, Daemon, free_port
 
 from webhookd import Datasource, hmac_sha256
 from webhookd.errors import ConfigurationError
@@ -126,17 +127,20 @@ def test_send_signs_its_sample(serving, site):
 
 @pytest.fixture(scope="module")
 def lesson(tmp_path_factory) -> Path:
-    """Write the files of the tutorial and run its commands, in the order in which they are read."""
+    """Write the files of the tutorial and run its commands in one shell, in the order in which they are read."""
     folder = tmp_path_factory.mktemp("lesson")
-    path = os.pathsep.join([str(Path(WEBHOOKD).parent), os.environ["PATH"]])
-    for language, name, text in re.findall(
-        r"^```(\w+)(?: file=(\S+))?\n(.*?)^```$", TUTORIAL, re.MULTILINE | re.DOTALL
-    ):
+    steps = []
+    for _, language, name, text in BLOCK.findall(TUTORIAL):
         if language == "python":
-            with (folder / name).open("a") as file:
-                file.write(text)
+            steps.append(f"cat >> {name.removeprefix('file=')} <<'END OF FILE'\n{text}END OF FILE\n")
         elif language == "sh":
-            (folder / "output").write_text(run("sh", "-eu", "-c", text, cwd=folder, PATH=path))
+            steps.append(text)
+    addresses = {port: f"127.0.0.1:{free_port()}" for port in ("8080", "9180")}
+    environ = {"WEBHOOKD_LISTEN": addresses["8080"], "WEBHOOKD_ADMIN_LISTEN": addresses["9180"]}
+    environ["WEBHOOKD_URL"] = f"http://{addresses['8080']}"
+    steps[0] = "trap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n" + steps[0]
+    printed = shell(steps, folder, replaced={"127.0.0.1:9180": addresses["9180"]}, **environ)
+    (folder / "output").write_text("\n".join(printed))
     return folder
 
 
@@ -148,8 +152,16 @@ def test_the_tutorial_shows_the_plugin(lesson):
 
 
 def test_the_tests_of_the_tutorial_pass(lesson):
-    output = run(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "test_gitea.py", cwd=lesson)
-    assert "2 passed" in output
+    output = (lesson / "output").read_text()
+    assert output.index("1 passed") < output.index("2 passed")
+
+
+def test_the_plugin_of_the_tutorial_takes_a_delivery(lesson):
+    output = (lesson / "output").read_text()
+    assert '"status":"ok"' in output.replace(" ", "")
+    assert "204 accepted" in output
+    assert "X-Gitea-Signature is missing or does not fit" in output
+    assert output.rstrip().endswith("refused, as it should be")
 
 
 def test_a_plugin_is_about_as_long_as_promised(lesson):

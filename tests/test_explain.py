@@ -1,5 +1,6 @@
 """Why a delivery was refused, told from its record: the checks in their order, and words for every refusal there is."""
 
+import asyncio
 import gzip
 import hmac
 import json
@@ -16,7 +17,10 @@ from webhookd import Datasource, EventType, Unsigned
 from webhookd.checks import CHECKS, Case
 from webhookd.errors import Rejected
 from webhookd.explain import Explanation, explain
+from webhookd.explainer import Explainer
+from webhookd.hooks import HookTable
 from webhookd.model import Hook, Record, Secret
+from webhookd.records import Records
 from webhookd.registry import load
 from webhookd.remedies import BUG, CONFIG_API, REMEDIES, REPLAY, general
 from webhookd.schema import Schemas
@@ -354,6 +358,29 @@ def test_a_bomb_is_not_inflated_to_explain_it() -> None:
     given = case("schema", body=bomb, headers={**JSON, "content-encoding": "gzip"}, max_body=10**9, detail="no fit")
     (failed,) = (check for check in explain(given, NOW).checks if check.state == "failed")
     assert failed.detail == "no fit"
+
+
+# --- several who ask -------------------------------------------------------------------------------------------------
+
+
+def test_who_asks_for_many_waits_behind_who_asks_for_one() -> None:
+    """Ask for twenty as one tenant, then for one as another: that one is the second to be answered."""
+    given = case("overloaded")
+    explainer = Explainer(Records(HookTable(), REGISTRY, per_hook=1, max_bytes=1), REGISTRY, SCHEMAS, 1000, lambda: NOW)
+    answered: list[str] = []
+
+    async def ask(tenant: str) -> None:
+        explanation = await explainer.explain(msgspec.structs.replace(given.hook, tenant=tenant), given.record)
+        assert explanation.failed == "load"
+        answered.append(tenant)
+
+    async def all_of_them() -> None:
+        await asyncio.gather(*(ask("many") for _ in range(20)), ask("one"))
+
+    asyncio.run(all_of_them())
+    assert answered[:3] == ["many", "one", "many"]
+    assert len(answered) == 21
+    assert explainer._turns == {}
 
 
 # --- what the documents say ------------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ LAYERS = (
         "http1_head",
     },
     {"hookspecs", "hooks", "schema", "generic", "keys", "jwk"},
-    {"registry", "ingest"},
+    {"registry", "ingest", "adoption"},
     {"trials"},
     {"checks"},
     {"explain"},
@@ -50,7 +50,7 @@ LAYERS = (
         "http1_chunks",
         "http1_limits",
     },
-    {"http_openapi"},
+    {"http_openapi", "replay"},
     {"http_admin", "http_config", "control", "http1_wire", "http1_shared"},
     {"http1_answering", "http1_accept", "http_delivery", "http_records"},
     {"http1", "http_explain"},
@@ -93,7 +93,7 @@ LIBRARIES = {
 ENVIRONMENT = {"settings", "sdnotify", "cli*", "adapters.etcd_rpc"}
 """Who may look into the environment."""
 
-STATUSES = {200, 201, 204, 400, 401, 403, 404, 405, 408, 413, 415, 417, 422, 431, 500, 501, 503}
+STATUSES = {200, 201, 204, 400, 401, 403, 404, 405, 408, 409, 413, 415, 417, 422, 431, 500, 501, 503}
 STATUS_PLACES = {"errors", "http*", "console*", "control", "cli*"}
 """Who may name HTTP statuses: the table of refusals, the HTTP face, and the commands that are clients of it."""
 

@@ -1,4 +1,4 @@
-"""The users that docs/operating.md makes may do what it says, on real servers, and who may do less is told so in words."""
+"""The users that docs/rabbitmq-and-etcd.md makes may do what it says, on real servers, and who may do less is told so in words."""
 
 import json
 import os
@@ -11,14 +11,13 @@ from typing import Any
 
 import pytest
 from commands import clean_environ, script, until
-from documents import blocks
+from documents import DOCS, blocks
 from harness import KEY, Daemon, request
 from processes import listening
 from servers import RABBITMQ_SCRIPTS, Etcd, RabbitMQ
 from test_cli_tail_broker import READY, Tail
-from test_readme import OPERATING
 
-RECIPES = OPERATING.partition("\n## RabbitMQ\n")[2].partition("\n## Upgrades")[0]
+RECIPES = (DOCS / "rabbitmq-and-etcd.md").read_text().partition("\n## Faults of etcd")[0]
 VHOST = "webhooks"
 
 

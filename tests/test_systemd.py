@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from documents import blocks, pages
 from harness import WEBHOOKD, Answer, Daemon, free_port, need, request
 
 from webhookd import sdnotify
@@ -58,10 +59,19 @@ def test_a_fault_in_a_unit_would_be_seen(units: Path) -> None:
     assert "ProtectClocks" in analyze("verify", "--man=no", str(service)).stderr
 
 
-@pytest.mark.parametrize("unit", ["webhookd.socket", "webhookd.service"])
-def test_changes_that_the_documents_advise_are_without_a_fault(units: Path, unit: str) -> None:
-    document = (UNITS.parent / "docs" / "operating.md").read_text()
-    (change,) = re.findall(rf"`systemctl edit {unit}`:\n\n```ini\n(.*?)```", document, re.DOTALL)
+CHANGES = [
+    (f"webhookd.{body.partition(']')[0].removeprefix('[').lower()}", body)
+    for page in pages()
+    for _, body in blocks(page.read_text(), "ini")
+]
+
+
+def test_the_documents_advise_changes_of_both_units() -> None:
+    assert sorted(unit for unit, _ in CHANGES) == ["webhookd.service", "webhookd.service", "webhookd.socket"]
+
+
+@pytest.mark.parametrize(("unit", "change"), CHANGES)
+def test_changes_that_the_documents_advise_are_without_a_fault(units: Path, unit: str, change: str) -> None:
     (units / f"{unit}.d").mkdir()
     (units / f"{unit}.d" / "override.conf").write_text(change)
     done = analyze("verify", "--man=no", str(units / unit))

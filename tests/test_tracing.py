@@ -126,6 +126,14 @@ def test_sampling_is_up_to_the_sdk(tmp_path: Path, receiver: Receiver) -> None:
     assert receiver.spans == []
 
 
+def test_the_sdk_can_be_disabled(tmp_path: Path, receiver: Receiver) -> None:
+    with Daemon(tmp_path, otel_endpoint=receiver.url, environ={**OFTEN, "OTEL_SDK_DISABLED": "true"}) as daemon:
+        assert daemon.deliver(daemon.hook(), b"{}").status == 204
+        (message,) = daemon.messages()
+    assert "traceparent" not in message["headers"]
+    assert receiver.spans == []
+
+
 def test_spans_are_exported_at_the_stop(tmp_path: Path, receiver: Receiver) -> None:
     with Daemon(tmp_path, otel_endpoint=receiver.url) as daemon:
         assert daemon.deliver(daemon.hook(), b"{}").status == 204

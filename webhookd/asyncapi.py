@@ -23,6 +23,8 @@ _PARAMETERS = {
     "datasource": f"Who sent it: `{NAME.pattern}`.",
     "event": f"The event of the hook: `{EVENT_NAME.pattern}` (it may have dots).",
 }
+_VALUES = frozenset({"const", "default", "enum", "examples"})
+"""Keywords of JSON Schema whose values are no schemas."""
 _ABOUT = (
     "A message for each accepted delivery. Its body is that of the delivery, byte for byte (inflated where it was"
     " compressed). After a fault a consumer may see one message twice, with the same `message_id`; never zero times."
@@ -119,13 +121,27 @@ def _known(datasources: Mapping[str, Datasource]) -> Iterator[tuple[str, Json]]:
     for name, datasource in datasources.items():
         for event, known in sorted(datasource.events.items()):
             if known.schema is not None:
-                schema = {"schemaFormat": SCHEMA_FORMAT, "schema": known.schema}
-                message = _message(f"{datasource.title}: {event}", schema)
+                key = f"{name}.{event.replace(':', '_')}"
+                schema = _moved(known.schema, f"#/components/messages/{key}/payload/schema")
+                message = _message(f"{datasource.title}: {event}", {"schemaFormat": SCHEMA_FORMAT, "schema": schema})
                 message["description"] = (
                     "The schema is what every known body fits. A hook publishes others as well, unless its `validation`"
                     " is `enforce`."
                 )
-                yield f"{name}.{event.replace(':', '_')}", message
+                yield key, message
+
+
+def _moved(schema: Any, place: str) -> Any:
+    """Return a JSON Schema with its references as they are where it stands at `place` of another document."""
+    if isinstance(schema, list):
+        return [_moved(part, place) for part in schema]
+    if not isinstance(schema, Mapping):
+        return schema
+    moved = {name: part if name in _VALUES else _moved(part, place) for name, part in schema.items()}
+    reference = moved.get("$ref")
+    if isinstance(reference, str) and (reference == "#" or reference.startswith("#/")):
+        moved["$ref"] = place + reference[1:]
+    return moved
 
 
 def _message(title: str, payload: Json) -> Json:

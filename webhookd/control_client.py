@@ -1,16 +1,19 @@
-"""Asks the daemon that owns a state directory about its spool, through the socket in that directory."""
+"""Asks the daemon that owns a state directory about its spool and hooks, through the socket in that directory."""
 
 from __future__ import annotations
 
 import http.client
 import socket
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypeVar
 
 import msgspec
 
 from webhookd.adapters.spool_layout import SpoolStats
-from webhookd.control_protocol import Condition, Page, Wanted, short_socket_path
+from webhookd.adoption import Verdict
+from webhookd.control_protocol import Adopting, Condition, Page, Wanted, short_socket_path
+from webhookd.model import Hook
 
 T = TypeVar("T")
 
@@ -50,37 +53,51 @@ class DaemonSpool:
 
     def stats(self) -> SpoolStats:
         """Return the spool's numbers."""
-        return self._ask("GET", "/stats", None, SpoolStats)
+        return _ask(self._socket, self._patience, "GET", "/stats", None, SpoolStats)
 
     def page(self, wanted: Wanted) -> Page:
         """Return the next entries that are wanted."""
-        return self._ask("POST", "/entries", wanted, Page, wanted.wait)
+        return _ask(self._socket, self._patience + wanted.wait, "POST", "/entries", wanted, Page)
 
     def retry(self, condition: Condition) -> int:
         """Have set aside and unroutable messages (those with a receipt given, or all) tried again; return how many."""
-        return self._ask("POST", "/retry", condition, int)
+        return _ask(self._socket, self._patience, "POST", "/retry", condition, int)
 
     def drop(self, condition: Condition) -> int:
         """Delete the messages that all of the given conditions hold for, and return how many."""
-        return self._ask("POST", "/drop", condition, int)
+        return _ask(self._socket, self._patience, "POST", "/drop", condition, int)
 
-    def _ask(self, method: str, target: str, document: object, answer: type[T], wait: float = 0) -> T:
-        connection = UnixConnection(self._socket, self._patience + wait)
-        try:
-            connection.request(method, target, None if document is None else msgspec.msgpack.encode(document))
-            response = connection.getresponse()
-            data = response.read()
-        except PermissionError:
-            raise ControlError(f"{self._socket} is not for this user: run this as the daemon's user or root") from None
-        except TimeoutError:
-            raise ControlError(f"{self._socket}: the daemon does not answer") from None
-        except (OSError, http.client.HTTPException):
-            raise NoDaemonError from None
-        finally:
-            connection.close()
-        if response.status != http.HTTPStatus.OK:
-            raise ControlError(data.decode("utf-8", "replace"))
-        try:
-            return msgspec.msgpack.decode(data, type=answer)
-        except msgspec.MsgspecError:
-            raise ControlError("the daemon's answer cannot be read: is it of another version? restart it") from None
+
+class DaemonHooks:
+    """The hooks of a running daemon. Raises NoDaemonError or ControlError."""
+
+    def __init__(self, control_socket: Path) -> None:
+        self._socket = control_socket
+
+    def take_all(self, hooks: Sequence[Hook], *, dry_run: bool) -> list[Verdict]:
+        """Have the daemon take hooks in as they are, or only look at them, and say what became of each."""
+        return _ask(
+            self._socket, TIMEOUT, "POST", "/adopt", Adopting(hooks=list(hooks), dry_run=dry_run), list[Verdict]
+        )
+
+
+def _ask(path: Path, patience: float, method: str, target: str, document: object, answer: type[T]) -> T:
+    connection = UnixConnection(path, patience)
+    try:
+        connection.request(method, target, None if document is None else msgspec.msgpack.encode(document))
+        response = connection.getresponse()
+        data = response.read()
+    except PermissionError:
+        raise ControlError(f"{path} is not for this user: run this as the daemon's user or root") from None
+    except TimeoutError:
+        raise ControlError(f"{path}: the daemon does not answer") from None
+    except (OSError, http.client.HTTPException):
+        raise NoDaemonError from None
+    finally:
+        connection.close()
+    if response.status != http.HTTPStatus.OK:
+        raise ControlError(data.decode("utf-8", "replace"))
+    try:
+        return msgspec.msgpack.decode(data, type=answer)
+    except msgspec.MsgspecError:
+        raise ControlError("the daemon's answer cannot be read: is it of another version? restart it") from None

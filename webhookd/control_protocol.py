@@ -1,4 +1,4 @@
-"""What a command may ask about a spool, and how a spool answers: the same for a daemon's and for one's own."""
+"""What a command may ask about spool and hooks, and how a spool answers: the same for a daemon's and for one's own."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import msgspec
 
 from webhookd.adapters.spool_layout import Entry, State
 from webhookd.forms import MAX_SOCKET_PATH
+from webhookd.model import Hook
 
 if TYPE_CHECKING:
     from webhookd.adapters.spool import Spool
@@ -50,6 +51,13 @@ class Condition(msgspec.Struct, frozen=True, kw_only=True):
     states: list[State] | None = None
     older_than: float | None = None
     receipts: list[str] | None = None
+
+
+class Adopting(msgspec.Struct, frozen=True, kw_only=True):
+    """Which hooks to take in, or only to look at."""
+
+    hooks: list[Hook]
+    dry_run: bool
 
 
 async def page_of(spool: Spool, wanted: Wanted) -> Page:

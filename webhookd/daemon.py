@@ -20,6 +20,7 @@ from tornado.netutil import bind_unix_socket
 
 from webhookd import logs, sdnotify
 from webhookd.adapters.spool import Spool
+from webhookd.adoption import Adoption
 from webhookd.allocator import map_large_blocks
 from webhookd.bearer import TokenChecks
 from webhookd.console.app import console_app, console_of
@@ -44,6 +45,7 @@ from webhookd.neighbours import hook_store
 from webhookd.outlet import Outlet
 from webhookd.record_keeping import remembered
 from webhookd.registry import load
+from webhookd.replay import Replayer
 from webhookd.schema import Schemas
 from webhookd.settings import Settings
 from webhookd.statedir import StateDir
@@ -133,6 +135,7 @@ class Daemon:
         vitals: Vitals,
         tokens: TokenChecks,
         service: TenantHooks,
+        replayer: Replayer,
     ) -> None:
         self.settings = settings
         self.statedir = statedir
@@ -142,6 +145,7 @@ class Daemon:
         self.vitals = vitals
         self.tokens = tokens
         self.service = service
+        self.replayer = replayer
         self.console: Console | None = None
         self._private: list[HTTPServer] = []
         self._public = Server(front, front, drain_limit=front.intake.drain_limit)
@@ -179,9 +183,10 @@ class Daemon:
         service = TenantHooks(
             store, table, registry, schemas, tokens.bearer, settings.secret_grace, settings.public_url
         )
-        app = tenant_api(settings, service, records, registry, schemas)
+        replayer = Replayer(records, intake, spool.body_of if settings.broker == "spool:" else None)
+        app = tenant_api(settings, service, replayer, registry, schemas)
         front = Front(intake, app, traced(settings.otel_endpoint, intake, stack))
-        return cls(settings, statedir, table, spool, front, vitals, tokens, service)
+        return cls(settings, statedir, table, spool, front, vitals, tokens, service, replayer)
 
     def listen(self, stack: contextlib.AsyncExitStack) -> Bound:
         """Bind the listeners and serve on them."""
@@ -196,7 +201,8 @@ class Daemon:
             admin = listen(self.settings.admin_listen, "admin_listen")
             stack.callback(admin.close)
             self._serve(self._admin_app(pulse, public.url), admin.sockets, MAX_ADMIN_BODY)
-        self._serve(control_app(self.spool), [_control_socket(self.statedir.control_socket, stack)])
+        adoption = Adoption(self.service.store, self.table)
+        self._serve(control_app(self.spool, adoption), [_control_socket(self.statedir.control_socket, stack)])
         self._public.serve(public.sockets)
         return Bound(public.url, None if admin is None else admin.url, self.console)
 
@@ -204,7 +210,9 @@ class Daemon:
         intake, vitals, settings = self.front.intake, self.vitals, self.settings
         sources = (intake.metrics.collect, vitals.collect, vitals.outlet.collect, self.tokens.collect, pulse.collect)
         if settings.console:
-            self.console = console_of(settings, self.service, intake, vitals.readiness, Trend(*sources), listen_url)
+            self.console = console_of(
+                settings, self.service, self.replayer, vitals.readiness, Trend(*sources), listen_url
+            )
             pulse.also(self.console.trend.beat)
         return admin_app(
             vitals.readiness, Exposition(*sources), None if self.console is None else console_app(self.console)

@@ -72,6 +72,14 @@ class Datasource:
         del delivery, secret
         raise Unsigned(f"{self.title or self.name} does not sign its deliveries")
 
+    def signed_at(self, headers: Mapping[str, str]) -> int | None:
+        """Return when the sender says it signed (ms since the epoch), None where signatures are good at any time.
+
+        A replay is verified as of then: what `verify_signature` says of the time would be said of every replay.
+        """
+        del headers
+        return None
+
     def sign(self, body: bytes, secret: str, now: float) -> dict[str, str]:
         """Return the headers with which the sender would sign `body` at `now` (seconds since the epoch)."""
         del body, secret, now

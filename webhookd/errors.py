@@ -173,6 +173,14 @@ class NotFound(Rejected):
     reason = "not_found"
 
 
+class NotReplayable(Rejected):
+    """The delivery cannot be replayed: its body is not kept, or another replay of its hook is under way."""
+
+    status = 409
+    title = "Cannot be replayed"
+    reason = "not_replayable"
+
+
 class MethodNotAllowed(Rejected):
     """The resource is there for other methods; `allow` lists them."""
 

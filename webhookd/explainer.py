@@ -1,4 +1,4 @@
-"""Explains deliveries that are remembered: one at a time and beside the event loop, so that only who asks waits."""
+"""Explains deliveries that are remembered: one at a time, beside the event loop, and tenants take turns."""
 
 from __future__ import annotations
 
@@ -23,12 +23,19 @@ class Explainer:
     schemas: SchemaCheck
     max_body: int
     now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
+    _turns: dict[str, asyncio.Lock] = field(default_factory=dict)
     _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     async def explain(self, hook: Hook, record: Record) -> Explanation:
         """Return why `record`, of a delivery to `hook`, is as it is, judged by the hook as it is now."""
+        turns = self._turns.setdefault(hook.tenant, asyncio.Lock())
+        try:
+            async with turns, self._turn:
+                return await asyncio.to_thread(explain, self._case(hook, record), self.now_ms())
+        finally:
+            if not turns.locked():
+                self._turns.pop(hook.tenant, None)
+
+    def _case(self, hook: Hook, record: Record) -> Case:
         source = self.datasources.get(hook.datasource)
-        body = self.records.body(hook.token, record.id)
-        case = Case(record, body, hook, source, self.schemas, self.max_body)
-        async with self._turn:
-            return await asyncio.to_thread(explain, case, self.now_ms())
+        return Case(record, self.records.body(hook.token, record.id), hook, source, self.schemas, self.max_body)

@@ -44,6 +44,11 @@ class Generic(Datasource):
         if not any(same(candidate, expected) for candidate in signatures.split(" ")):
             raise Unsigned("webhook-signature holds no v1 signature of this body by the hook's secret")
 
+    def signed_at(self, headers: Mapping[str, str]) -> int | None:
+        """Return the time in `webhook-timestamp`."""
+        timestamp = headers.get("webhook-timestamp") or headers.get("svix-timestamp") or ""
+        return int(timestamp) * 1000 if _TIMESTAMP.fullmatch(timestamp) else None
+
     def sign(self, body: bytes, secret: str, now: float) -> dict[str, str]:
         """Return the three headers of the specification, with a new id."""
         message_id, timestamp = f"msg_{uuid4().hex}", str(int(now))

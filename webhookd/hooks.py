@@ -83,6 +83,10 @@ class HookTable:
         """Return the tenant's hooks, oldest first."""
         return sorted(self._tenants.of(tenant), key=lambda hook: (hook.created_at, hook.token))
 
+    def any_of_tenant(self, tenant: str) -> Hook | None:
+        """Return one of the tenant's hooks, if any."""
+        return self._tenants.any(tenant)
+
     def apply(self, change: Change) -> None:
         """Take over one change of the store; a snapshot replaces everything at once."""
         match change:

@@ -9,6 +9,9 @@ from typing import Any, Literal
 
 from webhookd import errors, shapes
 from webhookd.config import ORIGIN_HEADER
+from webhookd.explain import Explanation
+from webhookd.model import OUTCOMES
+from webhookd.record_view import MOST, PAGE
 
 ORIGIN_PATTERN = r"^(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]{1,253})(:[0-9]{1,5})?$"
 """What X-ORIG-SERVER looks like; it may let a little more pass than is taken."""
@@ -59,6 +62,8 @@ STORED: Refusals = (*BEARER, errors.StoreUnavailable, errors.Stopping)
 """What every request about hooks may be refused for."""
 OWN: Refusals = (errors.NotFound, *STORED)
 """What every request about one hook may be refused for."""
+REMEMBERED: Refusals = (errors.NotFound, *BEARER, errors.Stopping)
+"""What every request about deliveries of a hook may be refused for: they are in memory, and need no store."""
 ADDRESS: Refusals = (errors.UnknownHook, errors.HooksNotCurrent)
 DELIVERY: Refusals = (
     *ADDRESS,
@@ -69,6 +74,14 @@ DELIVERY: Refusals = (
 
 _TOKEN = Parameter("token", "path", "The hook's token.", {"type": "string", "pattern": shapes.TOKEN})
 _API_TOKEN = Parameter("apiToken", "path", "The tenant's apiToken.", {"type": "string", "pattern": shapes.UUID4})
+_ID = Parameter(
+    "id", "path", "The delivery's id; its receipt where it was accepted.", {"type": "string", "minLength": 1}
+)
+_OUTCOME = Parameter("outcome", "query", "Only deliveries that ended so.", {"type": "string", "enum": list(OUTCOMES)})
+_BEFORE = Parameter("before", "query", "The id from which on older ones are listed.", {"type": "string"})
+_LIMIT = Parameter(
+    "limit", "query", "How many there may be.", {"type": "integer", "minimum": 1, "maximum": MOST, "default": PAGE}
+)
 _ORIGIN = Parameter(
     ORIGIN_HEADER,
     "header",
@@ -115,6 +128,32 @@ PATHS: Mapping[str, Mapping[str, Operation]] = MappingProxyType(
             "DELETE": Operation(
                 "deleteHook", "Delete a hook", "Deliveries to it are refused from now on.", 204, "It is gone.",
                 parameters=(_TOKEN,), refusals=OWN,
+            ),
+        },
+        "/wh/config/{token}/deliveries": {
+            "GET": Operation(
+                "listDeliveries", "List the last deliveries to a hook", "As this node remembers them, newest first.",
+                200, "The deliveries.", shapes.DeliveryPage,
+                parameters=(_TOKEN, _OUTCOME, _BEFORE, _LIMIT), refusals=(errors.InvalidInput, *REMEMBERED),
+            ),
+        },
+        "/wh/config/{token}/deliveries/{id}": {
+            "GET": Operation(
+                "showDelivery", "Show a delivery", "", 200, "The delivery, with its body where that was kept.",
+                shapes.OneDelivery, parameters=(_TOKEN, _ID), refusals=(errors.InvalidInput, *REMEMBERED),
+            ),
+        },
+        "/wh/config/{token}/deliveries/{id}/explain": {
+            "GET": Operation(
+                "explainDelivery",
+                "Ask why a delivery was refused",
+                "Every check in its order with the first that failed, what is wrong and what to do; and of a signature"
+                " that does not match what explains it. It holds no secret, no signature and no value of the body.",
+                200,
+                "The explanation.",
+                Explanation,
+                parameters=(_TOKEN, _ID),
+                refusals=(errors.InvalidInput, *REMEMBERED),
             ),
         },
         "/wh/datasources": {

@@ -6,17 +6,18 @@ import base64
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import msgspec
+
+from webhookd.body import check_content_type
 from webhookd.errors import InvalidInput, NotFound
 from webhookd.http_config import ConfigHandler, Route
 from webhookd.model import Record
-from webhookd.record_view import shown
+from webhookd.record_view import MOST, PAGE, shown
 from webhookd.records import OUTCOMES, Records
+from webhookd.replay import Replayed, Replayer, Wanted
 from webhookd.tenant_hooks import TenantHooks
 
-PAGE = 50
-"""How many deliveries a page has where nothing is said."""
-MOST = 200
-"""How many it may have."""
+REPLAYABLE = ("refused", "accepted")
 NOBODY = "there is no such delivery, or it is no longer remembered"
 
 
@@ -26,6 +27,7 @@ class Node:
 
     name: str
     records: Records
+    replayer: Replayer
 
 
 class RecordsHandler(ConfigHandler):
@@ -93,6 +95,70 @@ class DeliveryHandler(RecordsHandler):
         self.write_json({"node": self.node.name, **shown(record), **shown_body(body), "hasBody": body is not None})
 
 
+class ReplayHandler(RecordsHandler):
+    """`/wh/config/<token>/deliveries/<id>/replay`: one delivery again."""
+
+    ALLOW = ("POST",)
+
+    async def post(self, token: str, id_: str) -> None:
+        """Replay it, and say what became of it."""
+        record = self.record(token, id_)
+        self.parameters()
+        replay = await self.node.replayer.one(self.own_hook(token), record)
+        self.write_json({"node": self.node.name, **_ended(replay)})
+
+
+class ReplaysHandler(RecordsHandler):
+    """`/wh/config/<token>/deliveries/replay`: all deliveries that are asked for again, some at a time."""
+
+    ALLOW = ("POST",)
+
+    async def post(self, token: str) -> None:
+        """Replay them, oldest first, and say what became of each; `next` is what to give as `after` for the rest."""
+        hook = self.own_hook(token)
+        self.parameters()
+        check_content_type(self.request.headers.get("Content-Type"))
+        wanted = _wanted(self.request.body)
+        done, more = await self.node.replayer.some(hook, wanted)
+        document: dict[str, Any] = {"node": self.node.name, "replays": [_told(one) for one in done]}
+        if more and done:
+            document["next"] = done[-1].record.id
+        self.write_json(document)
+
+
+def _ended(replay: Record) -> dict[str, Any]:
+    return {name: value for name, value in shown(replay).items() if name != "headers"}
+
+
+def _told(one: Replayed) -> dict[str, Any]:
+    if isinstance(one.outcome, Record):
+        return _ended(one.outcome)
+    error = one.outcome
+    return {"replayOf": one.record.id, "outcome": "not replayed", "status": error.status, "detail": error.detail}
+
+
+def _wanted(body: bytes) -> Wanted:
+    """Read the body of a request for replays; raises `InvalidInput` with all that is wrong."""
+    try:
+        document = msgspec.json.decode(body)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        raise InvalidInput("the body is not JSON") from None
+    if not isinstance(document, dict):
+        raise InvalidInput("the body is not a JSON object")
+    known = ("outcome", "reason", "after")
+    faults = [
+        {"field": name, "message": f"unknown field; known are {', '.join(known)}"}
+        for name in document
+        if name not in known
+    ]
+    given = {name: document[name] for name in known if document.get(name) is not None}
+    faults += [{"field": name, "message": "must be a string"} for name in given if not isinstance(given[name], str)]
+    if given.get("outcome") not in REPLAYABLE:
+        faults.append({"field": "outcome", "message": f"must be one of {', '.join(REPLAYABLE)}"})
+    _raise(faults)
+    return Wanted(**given)
+
+
 def shown_body(body: bytes | None) -> dict[str, str]:
     """Return a body as it is shown in JSON: as text, in base64 where it is none, absent where there is none."""
     if body is None:
@@ -107,7 +173,12 @@ def record_routes(service: TenantHooks, node: Node) -> list[Route]:
     """Return the part of the config API that is about deliveries."""
     given = {"service": service, "node": node}
     deliveries = "/wh/config/([^/]+)/deliveries"
-    return [(deliveries, DeliveriesHandler, given), (f"{deliveries}/([^/]+)", DeliveryHandler, given)]
+    return [
+        (deliveries, DeliveriesHandler, given),
+        (f"{deliveries}/replay", ReplaysHandler, given),
+        (f"{deliveries}/([^/]+)", DeliveryHandler, given),
+        (f"{deliveries}/([^/]+)/replay", ReplayHandler, given),
+    ]
 
 
 def _limit(asked: dict[str, str]) -> int:

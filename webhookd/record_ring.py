@@ -3,70 +3,76 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
+from http import HTTPStatus
 from typing import cast
+
+import msgspec
 
 from webhookd.http1_head import Fields
 from webhookd.ingest import MAX_SENDER_WORD, Datasources
-from webhookd.model import Delivery, Hook, Outcome, Record, Verified
+from webhookd.model import Delivery, HeaderValue, Hook, Outcome, Record, Verified
 
 Ended = tuple[Outcome, str | None, int, str | None]
 """How a delivery ended: outcome, reason, status, detail."""
-Words = Mapping[str, object]
-Noted = tuple[Hook, str, int, Ended, int, float, Words | None, Mapping[str, str], bytes | None, Record | None]
+ANSWERED = int(HTTPStatus.NO_CONTENT)
+"""What the sender of an accepted or ignored delivery is told."""
+ACCEPTED: Ended = ("accepted", None, ANSWERED, None)
+Headers = bytes | Mapping[str, str]
+"""Header fields, or the head that they are of (`Fields.block`)."""
+Said = HeaderValue | None
+Noted = tuple[Hook, str, int, Ended, int, float, Said, Said, Headers, bytes | None, Record | None]
 """A delivery as it is noted.
 
-Hook, id, received_at, how it ended, size, duration, the sender's words (None: to be read from headers and body),
-headers, body, and the record where that is made already.
+Hook, id, received_at, how it ended, size, duration, the sender's words for the delivery and its event (of refused ones
+they are read from headers and body when somebody asks), headers, body, and the record where that is made already.
 """
-OVERHEAD = 900
+OVERHEAD = 500
 """About how many bytes of memory a record takes beside its headers and its body."""
 PER_FIELD = 90
 """And each header field beside its value."""
 
 
-class Kept:
-    """One delivery, as it was noted or as a record."""
+class Kept(msgspec.Struct, gc=False, eq=False):
+    """One delivery: as it was noted (which takes least memory) or, read from disk or its body let go, as a record.
 
-    __slots__ = ("_noted", "_record", "body", "bytes", "fresh", "has_body", "id", "outcome")
+    `bytes` is about how much memory it takes, `body` what was kept of its body and is not on disk, `fresh` whether it
+    is still to be written.
+    """
 
-    def __init__(self, noted: Noted | None, record: Record | None, body: bytes | None) -> None:
-        self._noted = noted
-        self._record = record
-        self.body = body
-        self.fresh = noted is not None
-        """Whether it is still to be written."""
-        if noted is not None:
-            self.id: str = noted[1]
-            self.outcome: Outcome = noted[3][0]
-            self.has_body = body is not None
-        elif record is not None:
-            self.id = record.id
-            self.outcome = record.outcome
-            self.has_body = record.has_body
-        self.bytes = self.weight()
+    noted: Noted | None
+    record: Record | None
+    body: bytes | None
+    bytes: int
+    fresh: bool
 
-    def weight(self) -> int:
-        """Return about how many bytes of memory it takes."""
-        headers: Mapping[str, str] | Mapping[str, bytes] = {}
-        if self._noted is not None:
-            headers = self._noted[7]
-        elif self._record is not None:
-            headers = self._record.headers
-        if isinstance(headers, Fields):
-            headers = headers.raw  # nothing is decoded for this
-        size = OVERHEAD + PER_FIELD * len(headers) + sum(map(len, headers.values()))
-        return size + (0 if self.body is None else len(self.body))
+    @property
+    def id(self) -> str:
+        """The id of the record."""
+        noted = self.noted
+        return noted[1] if noted is not None else self._made.id
+
+    @property
+    def outcome(self) -> Outcome:
+        """What became of the delivery."""
+        noted = self.noted
+        return noted[3][0] if noted is not None else self._made.outcome
+
+    @property
+    def has_body(self) -> bool:
+        """Whether the body was kept, here or on disk."""
+        noted = self.noted
+        return noted[9] is not None if noted is not None else self._made.has_body
+
+    @property
+    def _made(self) -> Record:
+        assert self.record is not None  # noqa: S101 - for the type checker: it is one or the other
+        return self.record
 
     def made(self, datasources: Datasources) -> Record:
-        """Return the record, made now if it was not yet."""
-        noted, record = self._noted, self._record  # in this order: another thread may be doing the same
-        if record is None:
-            assert noted is not None  # noqa: S101 - for the type checker: it is one or the other
-            record = _made(noted, datasources)
-            self._record = record
-            self._noted = None
-        return record
+        """Return the record; any thread may ask."""
+        noted = self.noted
+        return self._made if noted is None else noted[10] or _made(noted, datasources)
 
 
 class Ring:
@@ -79,27 +85,35 @@ class Ring:
         self.bytes = 0
         self.entries: deque[Kept] = deque()
 
-    def append(self, noted: Noted) -> Kept:
-        """Keep one more, and let the oldest go where there are too many."""
-        kept = Kept(noted, noted[9], noted[8])
-        self._append(kept)
-        return kept
+    def add(self, newest_first: Sequence[Noted]) -> None:
+        """Keep some more, and let the oldest go where there are too many."""
+        entries, used = self.entries, self.bytes
+        for noted in reversed(newest_first):
+            headers, body = noted[8], noted[9]
+            size = OVERHEAD + (len(headers) if type(headers) is bytes else _weight(headers))
+            if body is not None:
+                size += len(body)
+            used += size
+            entries.append(Kept(noted, None, body, size, True))
+            if len(entries) > self.limit:
+                used -= entries.popleft().bytes
+        self.bytes = used
 
     def restore(self, record: Record) -> None:
         """Keep what was written before."""
-        self._append(Kept(None, record, None))
-
-    def _append(self, kept: Kept) -> None:
+        kept = Kept(None, record, None, OVERHEAD + _weight(record.headers), fresh=False)
         self.entries.append(kept)
         self.bytes += kept.bytes
-        while len(self.entries) > self.limit:
+        if len(self.entries) > self.limit:
             self.bytes -= self.entries.popleft().bytes
 
-    def weigh(self, kept: Kept) -> int:
-        """Weigh one again whose body was let go, and return how many bytes more it takes (less: below 0)."""
-        before, kept.bytes = kept.bytes, kept.weight()
-        self.bytes += kept.bytes - before
-        return kept.bytes - before
+    def let_go(self, kept: Kept, datasources: Datasources) -> None:
+        """Let go of a body that is on disk now: what is to be read of it is read before."""
+        if kept in self.entries:
+            before = kept.bytes
+            kept.record, kept.noted, kept.body = kept.made(datasources), None, None
+            kept.bytes = OVERHEAD + _weight(kept.record.headers)
+            self.bytes += kept.bytes - before
 
     def shrink(self, most: int) -> int:
         """Let the oldest go until `most` bytes are free or one is left; return how many are."""
@@ -121,11 +135,24 @@ class Ring:
             kept.fresh = True
 
 
+def head_of(headers: Mapping[str, str]) -> Headers:
+    """Return what to keep of header fields."""
+    return headers.block if isinstance(headers, Fields) else headers
+
+
+def _weight(headers: Headers) -> int:
+    """Return about how many bytes of memory header fields take."""
+    if isinstance(headers, bytes):
+        return len(headers)
+    return PER_FIELD * len(headers) + sum(map(len, headers.values()))
+
+
 def _made(noted: Noted, datasources: Datasources) -> Record:
-    hook, id_, received_at, (outcome, reason, status, detail), size, duration, words, headers, body, _ = noted
-    given = dict(headers)
-    if words is None:
-        words = _words(datasources, hook, Delivery(given, body or b"", received_at, hook.hook_url))
+    hook, id_, received_at, (outcome, reason, status, detail), size, duration, named, event, head, body, _ = noted
+    headers = dict(Fields.of(head) if isinstance(head, bytes) else head)
+    if outcome == "refused":
+        source, delivery = datasources.get(hook.datasource), Delivery(headers, body or b"", received_at, hook.hook_url)
+        named, event = _said(source.delivery_id, delivery), _said(source.event_type, delivery)
     return Record(
         id=id_,
         received_at=received_at,
@@ -135,27 +162,22 @@ def _made(noted: Noted, datasources: Datasources) -> Record:
         detail=detail,
         size=size,
         duration=duration,
-        delivery_id=_word(words.get("deliveryId")),
-        provider_event=_word(words.get("providerEvent")),
-        headers=given,
+        delivery_id=_word(named),
+        provider_event=_word(event),
+        headers=headers,
         has_body=body is not None,
     )
 
 
-def _words(datasources: Datasources, hook: Hook, delivery: Delivery) -> Words:
-    """Return what the sender calls a refused delivery and its event, as far as that can be read."""
-    source = datasources.get(hook.datasource)
-    words: dict[str, object] = {}
-    # to be shown and for nothing else: nobody has proved who says so
-    unproved = cast("Verified", delivery)
-    for name, read in (("deliveryId", source.delivery_id), ("providerEvent", source.event_type)):
-        try:
-            words[name] = read(unproved)
-        except (Exception, SystemExit):  # noqa: BLE001 - a plugin may take a verified delivery for a good one: this is none
-            words[name] = None
-    return words
+def _said(read: Callable[[Verified], str | None], delivery: Delivery) -> str | None:
+    """Return what the sender of a refused delivery says, as far as that can be read."""
+    try:
+        return read(cast("Verified", delivery))  # to be shown and for nothing else: nobody has proved who says so
+    except (Exception, SystemExit):  # noqa: BLE001 - a plugin takes a verified delivery for a good one: this is none
+        return None
 
 
 def _word(word: object) -> str | None:
-    good = isinstance(word, str) and word and len(word) <= MAX_SENDER_WORD and word.isascii() and word.isprintable()
-    return word if good and isinstance(word, str) else None
+    if isinstance(word, str) and word and len(word) <= MAX_SENDER_WORD and word.isascii() and word.isprintable():
+        return word
+    return None

@@ -7,6 +7,10 @@ from typing import Any
 
 from webhookd.model import Record
 
+PAGE = 50
+"""How many deliveries a page has where nothing is said."""
+MOST = 200
+"""How many it may have."""
 NOT_SHOWN = "(not shown)"
 
 _SECRET = re.compile(r"token|secret|signature|passw|api-?key|auth|cookie|credential|session|hmac|jwt|(^|-)sig(-|$)")

@@ -5,16 +5,16 @@ from __future__ import annotations
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterator, Mapping
-from http import HTTPStatus
 from typing import Protocol
 
 import uuid_utils
 
 from webhookd.errors import Rejected
 from webhookd.hooks import HookTable
+from webhookd.http1_head import Fields
 from webhookd.ingest import Datasources
 from webhookd.model import OUTCOMES, Event, Hook, Message, Outcome, Record
-from webhookd.record_ring import Ended, Kept, Noted, Ring
+from webhookd.record_ring import ACCEPTED, ANSWERED, Ended, Kept, Noted, Ring, head_of
 from webhookd.record_view import shown_headers
 
 __all__ = ["MAX_KEPT_BODY", "OUTCOMES", "Outcome", "Record", "Records", "shown_headers"]
@@ -23,9 +23,6 @@ MAX_KEPT_BODY = 64 * 1024
 """The largest body, in bytes as received, that is kept with a record."""
 UNSORTED = 256
 """How many deliveries are noted before they are sorted by hook: of a busy hook most are never looked at."""
-ANSWERED = int(HTTPStatus.NO_CONTENT)
-"""What the sender of an accepted or ignored delivery is told."""
-ACCEPTED: Ended = ("accepted", None, ANSWERED, None)
 
 
 class Bodies(Protocol):
@@ -75,9 +72,12 @@ class Records:
     ) -> None:
         """Note a delivery whose `message` is durable. `body` is as received, None where it is too large to be kept."""
         kept = body if self.keep_accepted else None
+        head = headers.block if type(headers) is Fields else headers
+        said = message.headers.get
+        named, event = said("deliveryId"), said("providerEvent")
         # a plain tuple: what is built from it is built when somebody asks
         self._fresh.append(
-            (hook, message.receipt, message.received_at, ACCEPTED, size, seconds, message.headers, headers, kept, None)
+            (hook, message.receipt, message.received_at, ACCEPTED, size, seconds, named, event, head, kept, None)
         )
         if len(self._fresh) >= UNSORTED or self._listeners:
             self._sort()
@@ -85,9 +85,8 @@ class Records:
     def ignored(self, hook: Hook, headers: Mapping[str, str], size: int, started: float, event: Event) -> None:
         """Note a delivery that is answered 204 without being published; `started` is of `time.perf_counter`."""
         seconds = time.perf_counter() - started
-        words = {"deliveryId": event.id, "providerEvent": event.type}
         ended: Ended = ("ignored", event.ignored, ANSWERED, None)
-        self._note((hook, _new_id(), _now_ms(), ended, size, seconds, words, headers, None, None))
+        self._note((hook, *_now(), ended, size, seconds, event.id, event.type, head_of(headers), None, None))
 
     def refused(
         self,
@@ -108,17 +107,18 @@ class Records:
                 hook = self._hooks.find(*hook)
             except Rejected:
                 return
-        self._note((hook, _new_id(), _now_ms(), ("refused", *why), size, seconds, None, headers, body, None))
+        self._note((hook, *_now(), ("refused", *why), size, seconds, None, None, head_of(headers), body, None))
 
     def replayed(self, hook: Hook, record: Record, body: bytes | None) -> None:
         """Note a replay, whose `record` is made already."""
         ended: Ended = (record.outcome, record.reason, record.status, record.detail)
-        self._note((hook, record.id, record.received_at, ended, record.size, 0.0, None, record.headers, body, record))
+        size, seconds = record.size, record.duration
+        self._note((hook, record.id, record.received_at, ended, size, seconds, None, None, {}, body, record))
 
     def _note(self, noted: Noted) -> None:
         self._fresh.append(noted)
         # bodies count: what is not sorted is not counted yet
-        if len(self._fresh) >= UNSORTED or self._listeners or noted[8] is not None:
+        if len(self._fresh) >= UNSORTED or self._listeners or noted[9] is not None:
             self._sort()
 
     # --- what is asked of them ---------------------------------------------------------------------------------------
@@ -128,7 +128,7 @@ class Records:
         found: list[Record] = []
         for kept in self._older(token, before):
             if outcome is None or kept.outcome == outcome:
-                found.append(self._record(kept))
+                found.append(self.make(kept))
                 if len(found) >= limit:
                     break
         return found
@@ -136,7 +136,7 @@ class Records:
     def get(self, token: str, id_: str) -> Record | None:
         """Return the record with this id, if the hook has it still."""
         kept = self._find(token, id_)
-        return None if kept is None else self._record(kept)
+        return None if kept is None else self.make(kept)
 
     def body(self, token: str, id_: str) -> bytes | None:
         """Return the body that was kept with a record, as received; None where there is none (any more)."""
@@ -176,7 +176,7 @@ class Records:
     # --- to disk and back --------------------------------------------------------------------------------------------
 
     def unwritten(self, most: int, most_bytes: int) -> list[tuple[str, list[Kept]]]:
-        """Return what has not been returned yet, of whole hooks, longest unwritten first, up to about these bounds."""
+        """Return what is new since, of whole hooks, longest unwritten first, up to about these bounds."""
         self._sort()
         taken: list[tuple[str, list[Kept]]] = []
         count = size = 0
@@ -190,17 +190,18 @@ class Records:
         return taken
 
     def make(self, kept: Kept) -> Record:
-        """Return the record of what was noted; may be called in any thread."""
+        """Return the record of what was noted; any thread may ask."""
         return kept.made(self._datasources)
 
     def written(self, token: str, written: Collection[Kept]) -> None:
         """Let go of bodies that are on disk now."""
         ring = self._rings.get(token)
-        for kept in written:
-            if kept.body is not None:
-                kept.body = None
-                if ring is not None and kept in ring.entries:
-                    self.bytes += ring.weigh(kept)
+        if ring is not None:
+            before = ring.bytes
+            for kept in written:
+                if kept.body is not None:
+                    ring.let_go(kept, self._datasources)
+            self.bytes += ring.bytes - before
 
     def not_written(self, token: str, entries: Collection[Kept]) -> None:
         """Take back what could not be written, to be returned by `unwritten` again."""
@@ -220,9 +221,6 @@ class Records:
 
     # --- inside ------------------------------------------------------------------------------------------------------
 
-    def _record(self, kept: Kept) -> Record:
-        return kept.made(self._datasources)
-
     def _sort(self) -> None:
         """Give what was noted to its hooks, the newest first, so that what would not stay costs nothing."""
         if not self._fresh:
@@ -230,27 +228,35 @@ class Records:
         fresh, self._fresh = self._fresh, []
         newest: dict[str, list[Noted]] = {}
         for noted in reversed(fresh):
-            mine = newest.setdefault(noted[0].token, [])
-            if len(mine) < self.per_hook:
+            token = noted[0].token
+            if (mine := newest.get(token)) is None:
+                newest[token] = [noted]
+            elif len(mine) < self.per_hook:
                 mine.append(noted)
         for token, mine in newest.items():
-            if self._hooks.get(token) is not None:  # deleted meanwhile
-                self._add(token, mine)
-        self._shrink()
+            self._add(token, mine)
+        if self.bytes > self._max_bytes:
+            self._shrink()
 
     def _add(self, token: str, newest_first: list[Noted]) -> None:
         ring = self._rings.get(token)
-        if ring is None:
+        if ring is not None:
+            self._rings.move_to_end(token)
+        elif self._hooks.get(token) is not None:
             ring = self._rings[token] = Ring(self.per_hook)
         else:
-            self._rings.move_to_end(token)
+            return  # deleted meanwhile
         self.changed.setdefault(token)
         before = ring.bytes
-        for noted in reversed(newest_first):
-            kept = ring.append(noted)
-            for heard in tuple(self._listeners.get(token, ())):
-                heard(self._record(kept))
+        ring.add(newest_first)
         self.bytes += ring.bytes - before
+        if self._listeners:
+            self._tell(token, list(ring.entries)[-len(newest_first) :])
+
+    def _tell(self, token: str, added: list[Kept]) -> None:
+        for heard in tuple(self._listeners.get(token, ())):
+            for kept in added:
+                heard(self.make(kept))
 
     def _shrink(self) -> None:
         while self.bytes > self._max_bytes and len(self._rings) > 1:
@@ -285,9 +291,6 @@ class Records:
                 self.forget(known)
 
 
-def _new_id() -> str:
-    return str(uuid_utils.uuid7())
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
+def _now() -> tuple[str, int]:
+    """Return a new id, and the time in ms since the epoch."""
+    return str(uuid_utils.uuid7()), time.time_ns() // 1_000_000

@@ -86,6 +86,10 @@ REMEDIES: Mapping[str, Remedy] = {
         "Have it sent again; if it lasts, the operator looks at the store, and at the hooks that are set aside.",
     ),
     "stopping": Remedy("The daemon was about to stop.", "Nothing is wrong: have it sent again."),
+    "not_replayable": Remedy(
+        "The body of the delivery is not kept, or another replay of its hook is under way.",
+        "Have the sender send it again; the operator can set `keep_accepted`.",
+    ),
     "store_unavailable": Remedy(
         "The store of hooks could not be reached or written.",
         "Repeat the request, which is safe; the operator looks at the store (permissions, disk, etcd).",
@@ -103,7 +107,15 @@ REMEDIES: Mapping[str, Remedy] = {
 
 CONFIG_API = frozenset(
     {
-        *("invalid_input", "unauthenticated", "forbidden", "not_found", "method", "store_unavailable"),
+        *(
+            "invalid_input",
+            "unauthenticated",
+            "forbidden",
+            "not_found",
+            "not_replayable",
+            "method",
+            "store_unavailable",
+        ),
         "tokens_unavailable",
     }
 )

@@ -8,7 +8,7 @@ from typing import Annotated
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
 
-from webhookd.model import EVENT_NAME, NAME, OnMismatch, Validation
+from webhookd.model import EVENT_NAME, NAME, OnMismatch, Outcome, Validation
 
 UUID4 = "^[0-9a-f]{8}-[0-9a-f]{4}-4[0-9a-f]{3}-[89ab][0-9a-f]{3}-[0-9a-f]{12}$"
 TOKEN = "^[0-9a-f]{40}$"  # noqa: S105 - the form of one
@@ -17,6 +17,7 @@ DatasourceName = Annotated[str, Meta(pattern=f"^{NAME.pattern}$", description="W
 EventName = Annotated[str, Meta(pattern=f"^{EVENT_NAME.pattern}$", description="What is sent, in the sender's words.")]
 TsField = Annotated[str, Meta(description="Where in the body the time of the event is.")]
 TenantId = Annotated[int | str, Meta(description="As it was in the bearer token that the hook was created with.")]
+Node = Annotated[str, Meta(description="The daemon that remembers it: each has records of its own.")]
 Millis = Annotated[int, Meta(description="In ms since the epoch.")]
 
 
@@ -51,6 +52,41 @@ class DatasourceDetails(msgspec.Struct, kw_only=True, rename="camel"):
     title: str
     signs: Annotated[bool, Meta(description="Whether it signs, so that a hook may have a secret.")]
     events: list[EventDetails]
+
+
+class DeliveryDetails(msgspec.Struct, kw_only=True, rename="camel"):
+    """How one delivery ended."""
+
+    id: Annotated[str, Meta(description="A UUIDv7; of an accepted delivery its receipt.")]
+    received_at: Millis
+    outcome: Outcome
+    reason: Annotated[str, Meta(description="Why it was refused or ignored, in a word.")] | UnsetType = UNSET
+    status: Annotated[int, Meta(description="What was answered.")]
+    detail: Annotated[str, Meta(description="What a refused sender was told.")] | UnsetType = UNSET
+    size: Annotated[int, Meta(description="Bytes of the body as received.")]
+    duration: Annotated[float, Meta(description="In seconds.")]
+    receipt: str | UnsetType = UNSET
+    delivery_id: Annotated[str, Meta(description="What the sender calls it.")] | UnsetType = UNSET
+    provider_event: Annotated[str, Meta(description="What the sender calls the event.")] | UnsetType = UNSET
+    replay_of: Annotated[str, Meta(description="The delivery that it is a replay of.")] | UnsetType = UNSET
+    headers: Annotated[Mapping[str, str], Meta(description="By lower-case name, without secrets and signatures.")]
+    has_body: Annotated[bool, Meta(description="Whether the body was kept.")]
+
+
+class OneDelivery(DeliveryDetails, kw_only=True, rename="camel"):
+    """How one delivery ended, and its body where that was kept."""
+
+    node: Node
+    body: str | UnsetType = UNSET
+    body_base64: Annotated[str, Meta(description="In place of a body that is no UTF-8.")] | UnsetType = UNSET
+
+
+class DeliveryPage(msgspec.Struct, kw_only=True):
+    """The last deliveries of a hook, newest first."""
+
+    node: Node
+    deliveries: list[DeliveryDetails]
+    next: Annotated[str, Meta(description="To be given as `before` for the page behind.")] | UnsetType = UNSET
 
 
 class InputFault(msgspec.Struct):

@@ -11,7 +11,16 @@ from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, SERVICE_NAME, SERVICE_VERSION, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.trace import Link, Span, SpanKind, Status, StatusCode, Tracer, get_current_span
+from opentelemetry.trace import (
+    INVALID_SPAN_CONTEXT,
+    Link,
+    Span,
+    SpanKind,
+    Status,
+    StatusCode,
+    Tracer,
+    get_current_span,
+)
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from webhookd.errors import Rejected, Unpublished
@@ -69,10 +78,10 @@ class TracedDelivery(DeliveryWork):
 
     @property
     def traceparent(self) -> str | None:
-        """The context of the span as a header has it; None where there is no span any more."""
-        if self._span is None:
+        """The context of the span as a header has it; None where there is no span, or the SDK is disabled."""
+        context = INVALID_SPAN_CONTEXT if self._span is None else self._span.get_span_context()
+        if not context.is_valid:
             return None
-        context = self._span.get_span_context()
         return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
 
     def _admit(self, headers: Mapping[str, str], length: int | None, held: int) -> Hook | None:
@@ -138,8 +147,8 @@ class TracedPublisher(Publisher):
 
     def send(self, message: Message, answer: Answer) -> None:
         """Name the span in the message, and do what the publisher within does."""
-        if isinstance(answer, TracedDelivery) and answer.traceparent is not None:
-            message.headers[TRACEPARENT] = answer.traceparent
+        if isinstance(answer, TracedDelivery) and (traceparent := answer.traceparent) is not None:
+            message.headers[TRACEPARENT] = traceparent
         self._inner.send(message, answer)
 
     async def close(self) -> None:

@@ -1,5 +1,8 @@
 """What one delivery costs this process in CPU, sockets and kernel left out: `python tests/bench/delivery.py [--profile]`.
 
+With records of deliveries and without, by turns; `--hooks` says to how many hooks in turn: records of one busy hook push
+each other out unseen, those of many stay.
+
 Whole requests of GitHub's shape are given to real connections of the hooks' server in bursts, as an event loop does
 that finds many sockets readable; what they publish goes through the fallback and the frames of AMQP, and is confirmed
 the next time the loop turns. Nothing is read or written but memory, so that figures compare across machines and loads.
@@ -10,12 +13,14 @@ import asyncio
 import contextlib
 import cProfile
 import gc
+import itertools
+import operator
 import pstats
 import statistics
 import struct
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import uvloop
@@ -36,8 +41,9 @@ from webhookd.http_intake import Intake
 from webhookd.ingest import Ingest
 from webhookd.limits import Budget
 from webhookd.metrics import DeliveryMetrics
-from webhookd.model import Message
+from webhookd.model import Hook, Message
 from webhookd.ports import Answer, Link, Snapshot
+from webhookd.records import Records
 from webhookd.registry import load
 from webhookd.schema import Schemas
 
@@ -104,17 +110,22 @@ class LoopbackLink(Link):
         self.session.received(struct.pack(">BHI", 1, 1, len(payload)) + payload + b"\xce")
 
 
-async def burst(connections: list[Connection], request: bytes) -> None:
+async def burst(connections: list[Connection], requests: Iterator[bytes]) -> None:
     for one in connections:
-        one.data_received(request)
+        one.data_received(next(requests))
     while any(one.in_work() for one in connections):  # noqa: ASYNC110 - this is what is measured: turns of the loop
         await asyncio.sleep(0)
 
 
-async def main(senders: int, profiled: bool) -> None:
+def request(hook: Hook) -> bytes:
+    lines = [f"POST /wh/{hook.api_token}/{hook.token} HTTP/1.1"]
+    lines += [f"{name}: {value}" for name, value in HEADERS.items() if name != "content-length"]
+    return ("\r\n".join(lines) + f"\r\nContent-Length: {len(BODY)}\r\n\r\n").encode() + BODY
+
+
+async def main(senders: int, hooks: int, profiled: bool) -> None:
     table = HookTable()
-    hook = a_hook(1)
-    table.apply(Snapshot((hook, *map(a_hook, range(3, 1003))), 1))
+    table.apply(Snapshot(tuple(map(a_hook, range(1, 1001))), 1))
     registry = load()
     async with contextlib.AsyncExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory())
@@ -133,6 +144,7 @@ async def main(senders: int, profiled: bool) -> None:
             log_accepted=False,
             log_refused=True,
         )
+        records = Records(table, registry, per_hook=100, max_bytes=1 << 28)
         front = Front(intake, None)
         server = Server(front, front, drain_limit=front.intake.drain_limit)
         server.serve([])
@@ -141,26 +153,29 @@ async def main(senders: int, profiled: bool) -> None:
             one = Connection(server.shared, server._watch)
             one.connection_made(Transport())
             connections.append(one)
-        lines = [f"POST /wh/{hook.api_token}/{hook.token} HTTP/1.1"]
-        lines += [f"{name}: {value}" for name, value in HEADERS.items() if name != "content-length"]
-        request = ("\r\n".join(lines) + f"\r\nContent-Length: {len(BODY)}\r\n\r\n").encode() + BODY
+        requests = itertools.cycle([request(a_hook(number)) for number in range(1, hooks + 1)])
         gc.collect()
         gc.freeze()
         gc.set_threshold(*COLLECT)
-        await burst(connections, request)
+        await burst(connections, requests)
         assert connections[0].transport.writes == 1, "the first delivery was not answered"
-        times = []
         profile = cProfile.Profile()
-        for _ in range(ROUNDS):
-            if profiled:
+        times: dict[bool, list[float]] = {False: [], True: []}
+        for recorded in [False, True] * ROUNDS:
+            intake.records = records if recorded else None
+            if profiled and recorded:
                 profile.enable()
             began = time.process_time()
             for _ in range(DELIVERIES // senders):
-                await burst(connections, request)
-            times.append((time.process_time() - began) / (DELIVERIES // senders * senders) * 1e6)
+                await burst(connections, requests)
+            times[recorded].append((time.process_time() - began) / (DELIVERIES // senders * senders) * 1e6)
             profile.disable()
-        assert intake.metrics.outcomes["confirmed"] == senders * (1 + ROUNDS * (DELIVERIES // senders))
-        print(f"{senders} senders: {statistics.median(times):.1f} us of CPU a delivery, at least {min(times):.1f}")
+        assert intake.metrics.outcomes["confirmed"] == senders * (1 + 2 * ROUNDS * (DELIVERIES // senders))
+        assert len(records) == min(100 * hooks, ROUNDS * (DELIVERIES // senders * senders)), "records are missing"
+        median, least = statistics.median(times[False]), min(times[False])
+        print(f"{senders} senders: {median:.1f} us of CPU a delivery, at least {least:.1f}")
+        more = statistics.median(map(operator.sub, times[True], times[False]))
+        print(f"records of {hooks} hooks: {more:.1f} us more, at least {min(times[True]) - least:.1f}")
         if profiled:
             pstats.Stats(profile).sort_stats("tottime").print_stats(45)
         await server.close(0)
@@ -169,6 +184,7 @@ async def main(senders: int, profiled: bool) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--senders", type=int, default=64)
+    parser.add_argument("--hooks", type=int, default=1, choices=range(1, 1001), metavar="1..1000")
     parser.add_argument("--profile", action="store_true", help="print which functions take the time")
     given = parser.parse_args()
-    uvloop.run(main(given.senders, given.profile))
+    uvloop.run(main(given.senders, given.hooks, given.profile))

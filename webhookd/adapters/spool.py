@@ -123,6 +123,14 @@ class Spool(Publisher):
         """Return the place of the newest message, 0 where there is none."""
         return await self._read(self._reader.newest)
 
+    async def body_of(self, receipt: str, received_at: int) -> bytes | None:
+        """Return the body of the message with this receipt, of about that time (ms); None where it cannot be had."""
+        try:
+            entry = await self._read(partial(self._reader.find, receipt, received_at))
+        except SpoolError:
+            return None
+        return None if entry is None else entry.body
+
     async def hooks_waiting(self) -> dict[str, int]:
         """Return how many messages each hook has that are to be published, by its token, where there are any."""
         db = self._file.db

@@ -20,6 +20,8 @@ from webhookd.adapters.spool_schema import Damaged
 
 WINDOW = 2000
 """Messages that one transaction looks at."""
+SLACK = 30_000
+"""By how many ms at the most the order of messages is taken to differ from that of their receipt."""
 PAUSE = 0.0005
 """Seconds between two windows, in which the writer has its turn."""
 DAMAGED = "damaged on disk"
@@ -43,6 +45,11 @@ WITH RECURSIVE line (hook) AS (
 SELECT {FIELDS} FROM line CROSS JOIN hook AS h ON h.id = line.hook CROSS JOIN message AS m
 ON m.seq = (SELECT min(seq) FROM message WHERE state < 4 AND hook = line.hook)
 ORDER BY m.seq"""  # noqa: S608
+PLACE = "SELECT seq, received_at FROM message WHERE seq >= ? ORDER BY seq LIMIT 1"
+BY_RECEIPT = f"""
+SELECT {FIELDS} FROM message AS m CROSS JOIN hook AS h ON h.id = m.hook
+WHERE m.seq BETWEEN ?1 AND coalesce((SELECT min(seq) FROM message WHERE seq > ?1 AND received_at > ?2), 1 << 62)
+AND m.receipt = ?3 LIMIT 1"""  # noqa: S608
 BODY = "SELECT id, data, head FROM body WHERE id >= ? AND id < ? ORDER BY id"
 
 
@@ -91,6 +98,17 @@ class Reader:
         with self._transaction() as db:
             (newest,) = db.execute("SELECT max(seq) FROM message").fetchone()
         return newest or 0
+
+    def find(self, receipt: str, received_at: int) -> Entry | None:
+        """Return the message with this receipt, with its body; None where there is none of about that time (ms)."""
+        with self._transaction() as db:
+            low, high = db.execute("SELECT coalesce(min(seq), 1), coalesce(max(seq), 0) FROM message").fetchone()
+            while low < high:  # places are given in about the order of receipt
+                middle = (low + high) // 2
+                seq, at = db.execute(PLACE, (middle,)).fetchone()
+                low, high = (low, middle) if at >= received_at - SLACK else (seq + 1, high)
+            row = db.execute(BY_RECEIPT, (low, received_at + SLACK, receipt)).fetchone()
+            return None if row is None else complete(db, *entry_of(row))
 
     def first_of_hooks(self) -> list[Entry]:
         """Return the first message of each hook that has any to be published, in order."""

@@ -6,7 +6,7 @@ import functools
 import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import quote
 
 import click
@@ -14,16 +14,13 @@ import click
 from webhookd.cli.config_api import ConfigApi
 from webhookd.cli.secrets import given_secret
 
+T = TypeVar("T")
+
 DEFAULT_URL = "http://127.0.0.1:8080"
 
 
-def with_api(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command the options that say where the config API is and who asks, as one `api`."""
-
-    @functools.wraps(command)
-    def ask(*, url: str, bearer: str | None, token_file: Path | None, **others: Any) -> None:
-        command(api=ConfigApi(url, bearer_token(bearer, token_file)), **others)
-
+def api_options(command: Callable[..., T]) -> Callable[..., T]:
+    """Add `--url`, `--token` and `--token-file` to a command, as `url`, `bearer` and `token_file`."""
     for option in (
         click.option(
             "--url",
@@ -38,8 +35,18 @@ def with_api(command: Callable[..., None]) -> Callable[..., None]:
             "--token-file", metavar="FILE", type=click.Path(path_type=Path), help="The file with the bearer token."
         ),
     ):
-        ask = option(ask)
-    return ask
+        command = option(command)
+    return command
+
+
+def with_api(command: Callable[..., T]) -> Callable[..., T]:
+    """Give a command the options that say where the config API is and who asks, as one `api`."""
+
+    @functools.wraps(command)
+    def ask(*, url: str, bearer: str | None, token_file: Path | None, **others: Any) -> T:
+        return command(api=ConfigApi(url, bearer_token(bearer, token_file)), **others)
+
+    return api_options(ask)
 
 
 def bearer_token(bearer: str | None, token_file: Path | None) -> str:

@@ -58,6 +58,15 @@ class Answer:
         return f"{self.status} {problem['title']}: {'; '.join(said)}"
 
 
+class Refused(Failure):
+    """The config API has answered, and it was no 2xx."""
+
+    def __init__(self, answer: Answer) -> None:
+        super().__init__(printable(answer.problem()))
+        self.of_the_document = answer.status in (http.HTTPStatus.BAD_REQUEST, http.HTTPStatus.REQUEST_ENTITY_TOO_LARGE)
+        """Whether another document might have been taken."""
+
+
 def request(
     method: str,
     url: str,
@@ -119,7 +128,7 @@ class ConfigApi:
     """How long, in seconds, an answer may take, if not TIMEOUT."""
 
     def ask(self, method: str, path: str = "", document: Any = None, origin: str | None = None) -> Any:
-        """Return the document answered, None where there is none. Raises Failure with the problem if refused."""
+        """Return the document answered, None where there is none. Raises Refused with the problem if it is no 2xx."""
         headers = {"Authorization": f"Bearer {self.token}"}
         body = None
         if document is not None:
@@ -133,5 +142,5 @@ class ConfigApi:
             method, f"{base}/wh/config{path}", body, headers, timeout=self.timeout or TIMEOUT, unix_socket=unix
         )
         if not answer.ok:
-            raise Failure(printable(answer.problem()))
+            raise Refused(answer)
         return answer.document()

@@ -10,9 +10,13 @@ import click
 from webhookd.cli.api_options import hook_path, with_api
 from webhookd.cli.completing import datasource_names, event_names, hook_tokens
 from webhookd.cli.config_api import ConfigApi
-from webhookd.cli.output import json_option, moment, printable, show, show_json, show_table
+from webhookd.cli.hooks_export import export_hooks
+from webhookd.cli.hooks_import import import_hooks
+from webhookd.cli.output import json_option, moment, printable, say, show, show_json, show_table
 from webhookd.cli.secrets import given_secret, secret_options
+from webhookd.errors import ConfigurationError
 from webhookd.model import ON_MISMATCH, VALIDATIONS
+from webhookd.settings import closest
 
 LABELS = {
     "hookUrl": "hook URL",
@@ -30,7 +34,7 @@ LABELS = {
 """The details of a hook, as the config API and as people call them."""
 
 
-@click.group(short_help="Create, list, show and delete hooks.")
+@click.group(short_help="Create, list, show, delete, export and import hooks.")
 def hooks() -> None:
     """Create, list, show and delete the hooks of a tenant, through the config API.
 
@@ -40,6 +44,10 @@ def hooks() -> None:
     webhookd hooks create github push --secret-file github.secret
     webhookd hooks list
     """  # noqa: D301 - \b keeps click from wrapping the examples
+
+
+hooks.add_command(export_hooks)
+hooks.add_command(import_hooks)
 
 
 @hooks.command()
@@ -71,6 +79,20 @@ def create(
     fields = {"secret": given_secret(secret, secret_file), **{_FIELDS[name]: value for name, value in given.items()}}
     document = {name: value for name, value in fields.items() if value is not None}
     _show_hook(api.ask("POST", document=document, origin=orig_server), as_json)
+    _tell_of_a_likely_typo(document["datasource"])
+
+
+def _tell_of_a_likely_typo(datasource: str) -> None:
+    """Say so where the hook is a generic one and a plugin has nearly the same name: that is seldom meant."""
+    from webhookd import registry  # noqa: PLC0415 - plugins are many imports, and `--help` needs none of them
+
+    try:
+        known = registry.load(None, None).known
+    except ConfigurationError:
+        return  # the plugins of this machine are not those of the daemon
+    near = closest(datasource, known)
+    if datasource not in known and near:
+        say(f"no plugin is named {datasource}{near} This hook is a generic one; `webhookd hooks delete` removes it")
 
 
 _FIELDS = {

@@ -18,7 +18,7 @@ COMMANDS = {
     "serve": ("serve", "Run the daemon."),
     "dev": ("dev", "Run a daemon to try things out: with a key, a bearer token and a hook."),
     "check": ("check", "Check settings, state directory, store, broker, keys and plugins."),
-    "hooks": ("hooks", "Create, list, show and delete hooks."),
+    "hooks": ("hooks", "Create, list, show, delete, export and import hooks."),
     "why": ("why", "Say why a delivery was refused, and what to do."),
     "token": ("token", "Mint a bearer token for the config API."),
     "send": ("send", "Send a sample delivery to a hook, signed as its datasource signs."),

@@ -16,9 +16,11 @@ from webhookd.forms import durations, show_size
 
 if TYPE_CHECKING:
     from webhookd.adapters.spool_layout import Entry, SpoolStats, State
+    from webhookd.cli.spool_access import SpoolAccess
 
 HEADER = ("RECEIPT", "TENANT", "DATASOURCE", "EVENT", "STATE", "ATTEMPTS", "RECEIVED", "BYTES", "REASON")
 STATE_NAMES = ("waiting", "unroutable", "set aside", "kept")
+RETRIED = ("unroutable", "set aside")
 AGE = durations(least=0)
 
 
@@ -139,8 +141,24 @@ def retry(*, receipts: Sequence[str], as_json: bool, config: Path | None, **flag
     from webhookd.control_protocol import Condition  # noqa: PLC0415
 
     with open_spool(settings_of(config, flags)) as opened:
-        count = opened.retry(Condition(receipts=list(receipts) or None))
+        count = opened.retry(Condition(receipts=list(receipts))) if receipts else _retry_all(opened)
     return _report("retried", count, receipts, as_json=as_json)
+
+
+def _retry_all(opened: SpoolAccess) -> int:
+    """Let everything that does not wait wait again, page by page: very many take their time."""
+    from webhookd.cli.progress import progress  # noqa: PLC0415 - see status
+    from webhookd.cli.spool_access import pages  # noqa: PLC0415 - see status
+    from webhookd.control_protocol import Condition, Wanted  # noqa: PLC0415 - see status
+
+    states = [_state(name) for name in RETRIED]
+    numbers = opened.stats().messages
+    count = 0
+    with progress("retrying", sum(numbers.get(state, 0) for state in states)) as shown:
+        for page in pages(opened, Wanted(states=states)):
+            count += opened.retry(Condition(receipts=[entry.receipt for entry in page.entries]))
+            shown.reach(count)
+    return count
 
 
 @spool.command()

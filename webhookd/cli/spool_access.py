@@ -82,7 +82,7 @@ def open_spool(settings: Settings) -> Iterator[SpoolAccess]:
 
     Raises Failure, StateDirInUse or ConfigurationError where it cannot be had.
     """
-    _refuse_no_directory(settings.state_dir)
+    refuse_no_directory(settings.state_dir)
     with ExitStack() as stack:
         try:
             yield _opened(settings, stack)
@@ -109,7 +109,7 @@ def follow(settings: Settings, wanted: Wanted) -> Iterator[Page]:
     The directory is never claimed but at first: a daemon that starts has to find it free.
     """
     after = wanted.after
-    _refuse_no_directory(settings.state_dir)
+    refuse_no_directory(settings.state_dir)
     if (settings.state_dir / SPOOL_DB).exists():
         with open_spool(settings) as spool:
             for page in pages(spool, wanted):
@@ -131,7 +131,8 @@ def follow(settings: Settings, wanted: Wanted) -> Iterator[Page]:
             after = page.after
 
 
-def _refuse_no_directory(path: Path) -> None:
+def refuse_no_directory(path: Path) -> None:
+    """Raise Failure where there is no state directory, or none that this user can reach."""
     try:
         there = path.is_dir()
     except PermissionError:
@@ -168,7 +169,7 @@ def _own(settings: Settings, stack: ExitStack) -> OwnSpool:
 
     owner = settings.state_dir.stat()
     state_dir = stack.enter_context(StateDir.claim(settings.state_dir))
-    stack.callback(_give_back, state_dir.path, owner)
+    stack.callback(give_back, state_dir.path, owner)
     stack.callback(logs.configure("warning", "auto", colours=colours()).finish)
     runner = stack.enter_context(asyncio.Runner())
     opening = Spool.open(state_dir.spool_db, max_bytes=settings.spool_max_bytes, retention=CENTURY, keep=True)
@@ -184,7 +185,7 @@ def _own(settings: Settings, stack: ExitStack) -> OwnSpool:
     return OwnSpool(run, spool)
 
 
-def _give_back(path: Path, owner: os.stat_result) -> None:
+def give_back(path: Path, owner: os.stat_result) -> None:
     """Let the daemon's user have what root has made: the daemon could not open it else."""
     if os.geteuid() == 0 != owner.st_uid:
         for entry in path.iterdir():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import click
 
 from webhookd.cli.options import setting_options, settings_of
 from webhookd.cli.output import json_option, moment, printable, say, show, show_json
+from webhookd.cli.progress import progress
 from webhookd.model import NAME
 
 if TYPE_CHECKING:
@@ -19,10 +21,6 @@ if TYPE_CHECKING:
     from webhookd.adapters.spool_layout import Entry
     from webhookd.control_protocol import Page
     from webhookd.settings import Settings
-
-SHOWN = 2000
-"""How many characters of a body are shown; `--json` has them all."""
-
 
 SHOWN = 2000
 """How many characters of a body are shown; `--json` has them all."""
@@ -93,7 +91,19 @@ def _spooled(settings: Settings, tenant: str | None, *, following: bool) -> Iter
         yield from _shown(follow(settings, wanted))
     else:
         with open_spool(settings) as spool:
-            yield from _shown(pages(spool, wanted))
+            yield from _shown(_counted(pages(spool, wanted)))
+
+
+def _counted(pages: Iterator[Page]) -> Iterator[Page]:
+    """Show how far the reading is, unless it is seen in what is printed."""
+    first = next(pages, None)
+    if first is None:
+        return
+    start = first.entries[0].seq - 1
+    with progress("reading", 0 if sys.stdout.isatty() else first.newest - start) as shown:
+        for page in itertools.chain([first], pages):
+            yield page
+            shown.reach(page.after - start)
 
 
 def _shown(pages: Iterator[Page]) -> Iterator[Shown]:

@@ -9,6 +9,7 @@ import click
 
 from webhookd.checks import CHECKS
 from webhookd.cli.api_options import hook_path, with_api
+from webhookd.cli.completing import hook_tokens
 from webhookd.cli.config_api import ConfigApi
 from webhookd.cli.output import Failure, json_option, moment, printable, show, show_json
 
@@ -25,7 +26,7 @@ _MARKS: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @click.command()
-@click.argument("hook")
+@click.argument("hook", shell_complete=hook_tokens)
 @click.argument("delivery", metavar="[ID]", required=False)
 @json_option
 @with_api

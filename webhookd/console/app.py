@@ -9,7 +9,7 @@ import structlog
 from tornado import web
 
 from webhookd.console.console import ROOT, Console
-from webhookd.console.delivery_pages import DeliveryPage, HookPage, SamplePage
+from webhookd.console.delivery_pages import DeliveryPage, HookPage, Replay, ReplayRefused, SamplePage
 from webhookd.console.hook_pages import DeleteHook, EditHook, HookList, NewHook, Start
 from webhookd.console.hosts import Hosts
 from webhookd.console.live import HookLive, OverviewLive
@@ -20,7 +20,7 @@ from webhookd.console.sign_in import Enter, SignIn, SignOut
 from webhookd.console.trend import Trend
 from webhookd.explainer import Explainer
 from webhookd.http_admin import Readiness
-from webhookd.http_intake import Intake
+from webhookd.replay import Replayer
 from webhookd.settings import Settings
 from webhookd.tenant_hooks import TenantHooks
 
@@ -39,6 +39,8 @@ PATHS: tuple[tuple[str, type[Guard]], ...] = (
     (f"{HOOK}/sample", SamplePage),
     (f"{HOOK}/live", HookLive),
     (f"{HOOK}/deliveries/([0-9a-f-]{{36}})", DeliveryPage),
+    (f"{HOOK}/deliveries/([0-9a-f-]{{36}})/replay", Replay),
+    (f"{HOOK}/replay", ReplayRefused),
     (f"{ROOT}/overview", Overview),
     (f"{ROOT}/overview/live", OverviewLive),
 )
@@ -52,16 +54,18 @@ log = structlog.get_logger(__name__)
 def console_of(
     settings: Settings,
     service: TenantHooks,
-    intake: Intake,
+    replayer: Replayer,
     readiness: Callable[[], Readiness],
     trend: Trend,
     listen_url: str,
 ) -> Console:
     """Return the console of a daemon that takes deliveries at `listen_url`."""
+    intake = replayer.intake
     records = intake.records
     return Console(
         service=service,
         intake=intake,
+        replayer=replayer,
         trend=trend,
         readiness=readiness,
         hosts=Hosts(settings.console_hosts or (), settings.admin_listen),

@@ -14,6 +14,7 @@ from webhookd.console.trend import Trend
 from webhookd.explainer import Explainer
 from webhookd.http_admin import Readiness
 from webhookd.http_intake import Intake
+from webhookd.replay import Replayer
 from webhookd.tenant_hooks import TenantHooks
 
 ROOT = "/console"
@@ -25,6 +26,7 @@ class Console:
 
     service: TenantHooks
     intake: Intake
+    replayer: Replayer
     trend: Trend
     readiness: Callable[[], Readiness]
     hosts: Hosts

@@ -9,10 +9,13 @@ from webhookd.console import sending, views
 from webhookd.console.pages import Page
 from webhookd.errors import NotFound
 from webhookd.model import OUTCOMES, Hook, Record
-from webhookd.records import shown_headers
+from webhookd.records import MAX_KEPT_BODY, shown_headers
+from webhookd.replay import Wanted
 
 PAGE = 50
 """How many deliveries one page shows."""
+MOST_SHOWN = 1024 * 1024
+"""The largest body, in bytes, that is shown; a small one that came compressed may be large."""
 
 
 class Deliveries(Page):
@@ -27,6 +30,13 @@ class Deliveries(Page):
         """Return the hook's last hour as a picture."""
         records = self.console.intake.records
         return views.hour([] if records is None else records.of(hook.token, limit=records.per_hook), self.capacity)
+
+    def remembered(self, hook: Hook, id_: str) -> Record:
+        """Return a delivery of the hook; raises `NotFound` where it is not remembered."""
+        record = self.console.replayer.records.get(hook.token, id_)
+        if record is None:
+            raise NotFound("this delivery is no longer remembered, or never was")
+        return record
 
     @property
     def capacity(self) -> int:
@@ -65,20 +75,45 @@ class DeliveryPage(Deliveries):
     async def get(self, token: str, id_: str) -> None:
         """Show everything about one delivery."""
         hook = self.own_hook(token)
-        records, explainer = self.console.intake.records, self.console.explainer
-        record = None if records is None else records.get(hook.token, id_)
-        if records is None or record is None:
-            raise NotFound("this delivery is no longer remembered, or never was")
-        body = records.body(hook.token, id_)
+        record, explainer = self.remembered(hook, id_), self.console.explainer
+        body = await self._body(hook, record)
         self.render(
             "delivery.html",
             hook=hook,
             record=record,
-            why=await explainer.explain(hook, record) if explainer is not None else None,
+            why=None if explainer is None else await explainer.explain(hook, record),
             checks=CHECKS,
             headers=shown_headers(record),
             body=None if body is None else views.payload(body),
         )
+
+    async def _body(self, hook: Hook, record: Record) -> bytes | None:
+        """Return what is kept of the body: with the record, or in the spool; None where that is nothing, or too much."""
+        replayer = self.console.replayer
+        body = replayer.records.body(hook.token, record.id)
+        if body is None and record.outcome == "accepted" and record.size <= MAX_KEPT_BODY and replayer.spooled:
+            body = await replayer.spooled(record.id, record.received_at)
+        return body if body is None or len(body) <= MOST_SHOWN else None
+
+
+class Replay(Deliveries):
+    """`/console/hooks/<token>/deliveries/<id>/replay`."""
+
+    async def post(self, token: str, id_: str) -> None:
+        """Replay one delivery, and show what became of it."""
+        hook = self.own_hook(token)
+        replay = await self.console.replayer.one(hook, self.remembered(hook, id_))
+        self.go(f"/hooks/{hook.token}/deliveries/{replay.id}", "replay")
+
+
+class ReplayRefused(Deliveries):
+    """`/console/hooks/<token>/replay`."""
+
+    async def post(self, token: str) -> None:
+        """Replay the refused deliveries, as many at a time as one request may."""
+        hook = self.own_hook(token)
+        await self.console.replayer.some(hook, Wanted("refused"))
+        self.go(f"/hooks/{hook.token}", "replayed")
 
 
 class SamplePage(Page):

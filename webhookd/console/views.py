@@ -16,7 +16,8 @@ DONE = {
     "deleted": "The hook is deleted: deliveries to it are refused from now on.",
     "rotated": "The hook has a new URL. Give it to the sender before the old one ends.",
     "sent": "The sample was sent. It is the delivery on top of the list.",
-    "replayed": "The delivery was replayed. It is on top of the list.",
+    "replay": "This is the replay: the same delivery, checked again and published anew.",
+    "replayed": "The refused deliveries were replayed, up to 50 at a time. What became of them is on top of the list.",
 }
 """What a page says once something was done."""
 
