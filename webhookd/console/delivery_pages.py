@@ -88,7 +88,7 @@ class DeliveryPage(Deliveries):
         )
 
     async def _body(self, hook: Hook, record: Record) -> bytes | None:
-        """Return what is kept of the body: with the record, or in the spool; None where that is nothing, or too much."""
+        """Return the body: kept with the record, or in the spool; None where it is not, or too large to be shown."""
         replayer = self.console.replayer
         body = replayer.records.body(hook.token, record.id)
         if body is None and record.outcome == "accepted" and record.size <= MAX_KEPT_BODY and replayer.spooled:
