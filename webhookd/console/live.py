@@ -156,7 +156,7 @@ class HookLive(Live):
         self.tell({"rows": rows, "count": count, "spark": views.hour(kept, records.per_hook if records else 0)})
 
     def _row(self, record: Record) -> str:
-        return self.render_string("row.html", hook=self.hook, record=record, views=views, fresh=True).decode()
+        return self.render_string("row.html", hook=self.hook, record=record, fresh=True).decode()
 
 
 class OverviewLive(Live):

@@ -108,6 +108,10 @@ class Guard(web.RequestHandler):
     def check_xsrf_cookie(self) -> None:
         """Leave Tornado's own check out: the token of a form is the session's."""
 
+    def get_template_namespace(self) -> dict[str, Any]:
+        """Give templates, and the rows that are told later, what all of them need."""
+        return super().get_template_namespace() | {"root": ROOT, "views": views}
+
     def own_hook(self, token: str) -> Hook:
         """Return the caller's hook; another tenant's is as little there as a missing one."""
         hook = self.console.service.table.get(token)
@@ -158,10 +162,8 @@ class Page(Guard):
     def get_template_namespace(self) -> dict[str, Any]:
         """Give templates what all of them need."""
         return super().get_template_namespace() | {
-            "root": ROOT,
             "version": __version__,
             "session": self.session,
-            "views": views,
             "done": views.DONE.get(self.get_query_argument("done", "")),
             "store_away": not self.console.service.table.following,
         }
