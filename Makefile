@@ -11,6 +11,7 @@ KILLS := 200
 THOROUGH := --rounds=5 --pause=20 --outage=600 --mixed=1800
 NEEDED := curl:curl openssl:openssl strace:strace systemd-analyze:systemd unshare:util-linux mount:mount ps:procps
 NEEDED += rabbitmq-server:rabbitmq-server etcd:etcd-server etcdctl:etcd-client prometheus:prometheus
+NEEDED += chromium:chromium chromedriver:chromium-driver
 NEEDED += zsh:zsh fish:fish sqlite3:sqlite3 /usr/sbin/nginx:nginx
 BENCHED := build/bench
 BENCH := PYTHONPATH=tests $(BIN)/python -m bench

@@ -60,6 +60,7 @@ LAYERS = (
     {"traced"},
     {"tracing"},
     {"neighbours", "following", "record_keeping"},
+    {"console"},
     {"daemon"},
     {"cli"},
     {"__main__"},
@@ -76,7 +77,7 @@ LIBRARIES = {
     "httptools": {"http1_head"},
     "uvloop": {"daemon"},
     "opentelemetry": {"traced"},
-    "tornado": {"http*", "daemon", "control", "listeners", "adapters.fetch"},
+    "tornado": {"http*", "console*", "daemon", "control", "listeners", "adapters.fetch"},
     "jsonschema": {"schema"},
     "jsonschema_rs": {"schema"},
     "sqlite3": {"adapters*", "cli.local_checks"},
@@ -93,7 +94,7 @@ ENVIRONMENT = {"settings", "sdnotify", "cli*", "adapters.etcd_rpc"}
 """Who may look into the environment."""
 
 STATUSES = {200, 201, 204, 400, 401, 403, 404, 405, 408, 409, 413, 415, 417, 422, 431, 500, 501, 503}
-STATUS_PLACES = {"errors", "http*", "control", "cli*"}
+STATUS_PLACES = {"errors", "http*", "console*", "control", "cli*"}
 """Who may name HTTP statuses: the table of refusals, the HTTP face, and the commands that are clients of it."""
 
 BANNED_NAMES = {"util", "utils", "helper", "helpers", "common", "base", "manager", "service", "misc"}

@@ -23,6 +23,9 @@ from webhookd.adapters.spool import Spool
 from webhookd.adoption import Adoption
 from webhookd.allocator import map_large_blocks
 from webhookd.bearer import TokenChecks
+from webhookd.console.app import console_app, console_of
+from webhookd.console.console import Console
+from webhookd.console.trend import Trend
 from webhookd.control import control_app
 from webhookd.control_protocol import short_socket_path
 from webhookd.examiner import Examiner, Plugins
@@ -53,6 +56,8 @@ from webhookd.vitals import PULSE, Pulse, Vitals
 
 IDLE_TIMEOUT = 60.0
 BODY_TIMEOUT = 60.0
+MAX_ADMIN_BODY = 1024 * 1024
+"""The largest body, in bytes, that the admin listener takes: a form of the console."""
 CLOSING = 1.0
 """Seconds that connections have, once what is in work is answered, to have their answers on the way."""
 
@@ -65,6 +70,7 @@ class Bound:
 
     url: str
     admin_url: str | None
+    console: Console | None = None
 
 
 Ready = Callable[[Bound], Awaitable[None]]
@@ -128,7 +134,8 @@ class Daemon:
         front: Front,
         vitals: Vitals,
         tokens: TokenChecks,
-        adoption: Adoption,
+        service: TenantHooks,
+        replayer: Replayer,
     ) -> None:
         self.settings = settings
         self.statedir = statedir
@@ -137,7 +144,9 @@ class Daemon:
         self.front = front
         self.vitals = vitals
         self.tokens = tokens
-        self.adoption = adoption
+        self.service = service
+        self.replayer = replayer
+        self.console: Console | None = None
         self._private: list[HTTPServer] = []
         self._public = Server(front, front, drain_limit=front.intake.drain_limit)
 
@@ -177,7 +186,7 @@ class Daemon:
         replayer = Replayer(records, intake, spool.body_of if settings.broker == "spool:" else None)
         app = tenant_api(settings, service, replayer, registry, schemas)
         front = Front(intake, app, traced(settings.otel_endpoint, intake, stack))
-        return cls(settings, statedir, table, spool, front, vitals, tokens, Adoption(store, table))
+        return cls(settings, statedir, table, spool, front, vitals, tokens, service, replayer)
 
     def listen(self, stack: contextlib.AsyncExitStack) -> Bound:
         """Bind the listeners and serve on them."""
@@ -191,17 +200,23 @@ class Daemon:
         if self.settings.admin_listen:
             admin = listen(self.settings.admin_listen, "admin_listen")
             stack.callback(admin.close)
-            exposition = Exposition(
-                self.front.intake.metrics.collect,
-                self.vitals.collect,
-                self.vitals.outlet.collect,
-                self.tokens.collect,
-                pulse.collect,
-            )
-            self._serve(admin_app(self.vitals.readiness, exposition), admin.sockets)
-        self._serve(control_app(self.spool, self.adoption), [_control_socket(self.statedir.control_socket, stack)])
+            self._serve(self._admin_app(pulse, public.url), admin.sockets, MAX_ADMIN_BODY)
+        adoption = Adoption(self.service.store, self.table)
+        self._serve(control_app(self.spool, adoption), [_control_socket(self.statedir.control_socket, stack)])
         self._public.serve(public.sockets)
-        return Bound(public.url, None if admin is None else admin.url)
+        return Bound(public.url, None if admin is None else admin.url, self.console)
+
+    def _admin_app(self, pulse: Pulse, listen_url: str) -> web.Application:
+        intake, vitals, settings = self.front.intake, self.vitals, self.settings
+        sources = (intake.metrics.collect, vitals.collect, vitals.outlet.collect, self.tokens.collect, pulse.collect)
+        if settings.console:
+            self.console = console_of(
+                settings, self.service, self.replayer, vitals.readiness, Trend(*sources), listen_url
+            )
+            pulse.also(self.console.trend.beat)
+        return admin_app(
+            vitals.readiness, Exposition(*sources), None if self.console is None else console_app(self.console)
+        )
 
     async def stop(self) -> None:
         """Accept nothing new, answer what is in work within `stop_timeout`, then let go of every connection."""
@@ -214,12 +229,16 @@ class Daemon:
         if intake.open:
             log.warning("deliveries left unanswered: stop_timeout has passed", count=len(intake.open))
         await self._public.close(CLOSING)
+        if self.console is not None:
+            self.console.close()
         for server in reversed(self._private):
             server.stop()
             await server.close_all_connections()
 
-    def _serve(self, app: web.Application, sockets: list[socket.socket]) -> None:
-        server = HTTPServer(app, idle_connection_timeout=IDLE_TIMEOUT, body_timeout=BODY_TIMEOUT)
+    def _serve(self, app: web.Application, sockets: list[socket.socket], max_body: int | None = None) -> None:
+        server = HTTPServer(
+            app, idle_connection_timeout=IDLE_TIMEOUT, body_timeout=BODY_TIMEOUT, max_body_size=max_body
+        )
         server.add_sockets([PatientSocket.of(one) for one in sockets])
         self._private.append(server)
 

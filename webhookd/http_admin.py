@@ -1,10 +1,10 @@
-"""The private listener: /livez, /readyz, /metrics."""
+"""The private listener: /livez, /readyz, /metrics, and the console where there is one."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -86,11 +86,14 @@ class AdminNotFoundHandler(_AdminHandler):
         raise web.HTTPError(404)
 
 
-def admin_app(readiness: Callable[[], Readiness], exposition: Exposition) -> web.Application:
-    """Return the application of the admin listener."""
+def admin_app(
+    readiness: Callable[[], Readiness], exposition: Exposition, console: web.Application | None = None
+) -> web.Application:
+    """Return the application of the admin listener; what is under /console is `console`'s."""
     given = {"readiness": readiness, "exposition": exposition}
+    more: list[Any] = [] if console is None else [("/console(?:/.*)?", console)]
     return web.Application(
-        [("/livez", LiveHandler, given), ("/readyz", ReadyHandler, given), ("/metrics", MetricsHandler, given)],
+        [("/livez", LiveHandler, given), ("/readyz", ReadyHandler, given), ("/metrics", MetricsHandler, given), *more],
         default_handler_class=AdminNotFoundHandler,
         default_handler_args=given,
         log_function=_log_nothing,

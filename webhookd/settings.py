@@ -55,6 +55,13 @@ _FILE = optional(forms.PATH)
 _TEXT = optional(forms.TEXT)
 _HTTP_URL = optional(forms.HTTP_URL)
 _NAMES = optional(forms.lists("NAMES", "entry point names, comma-separated", r"[A-Za-z0-9_.-]{1,100}"))
+_HOSTS = optional(
+    forms.lists(
+        "HOSTS",
+        "host names, with a port or without, comma-separated",
+        r"(?:\[[0-9A-Fa-f:.]{2,45}\]|[A-Za-z0-9](?:[A-Za-z0-9.-]{0,252}))(?::[0-9]{1,5})?",
+    )
+)
 _ANY_OF = f"any of {', '.join(forms.ALGORITHMS)}, comma-separated"
 _ALGORITHMS = optional(forms.lists("NAMES", _ANY_OF, "|".join(forms.ALGORITHMS)))
 
@@ -64,7 +71,13 @@ class Settings:
     """Every setting, by its key. Sizes are in bytes, durations in seconds, paths absolute; None is none."""
 
     listen: str = _row(forms.LISTEN, "127.0.0.1:8080", "where deliveries and the config API are served")
-    admin_listen: str = _row(forms.LISTEN_OR_NONE, "127.0.0.1:9180", "where /livez, /readyz and /metrics are served")
+    admin_listen: str = _row(
+        forms.LISTEN_OR_NONE, "127.0.0.1:9180", "where /livez, /readyz, /metrics and the console are served"
+    )
+    console: bool = _row(forms.BOOL, "true", "whether there is a console, under /console of admin_listen")
+    console_hosts: tuple[str, ...] | None = _row(
+        _HOSTS, "", "under which names the console may be reached, beside localhost and the host of admin_listen"
+    )
     public_url: str | None = _row(optional(forms.PUBLIC_URL), "", "what hook URLs begin with, without X-ORIG-SERVER")
 
     store: str = _row(forms.STORE, "", "where the hooks are kept", "sqlite:///<state_dir>/hooks.db")

@@ -34,6 +34,10 @@ class Pulse:
             "webhookd_event_loop_lag_seconds", "How late the event loop was to what was due.", LAG_BUCKETS
         )
 
+    def also(self, action: Callable[[], None]) -> None:
+        """Have `action` called at each beat too."""
+        self._on_beat = (*self._on_beat, action)
+
     async def run(self) -> None:
         """Beat until cancelled."""
         while True:

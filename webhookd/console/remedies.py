@@ -1,0 +1,38 @@
+"""What to do about each fault of the daemon, in a sentence, and about each kind of refusal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from webhookd.http_admin import Readiness
+from webhookd.remedies import REMEDIES, general
+
+FAULTS = {
+    "stopping": "The daemon is going down; what is in work is answered first.",
+    "hooks never loaded": "The store has not answered since the start, and no snapshot was there. Look at the store.",
+    "spool failing": "The disk refuses writes. Look at the disk of state_dir; nothing is lost that was answered 204.",
+    "spool full": "Have the broker back, free the disk, or raise spool_max_bytes. Senders get 503 meanwhile.",
+    "broker down": "Start RabbitMQ, or right its address, user or network. Deliveries go to the spool meanwhile.",
+    "broker blocked": "RabbitMQ has a memory or disk alarm: rabbitmq-diagnostics alarms. The spool takes over.",
+    "store down": "Deliveries go on; hooks cannot be changed. Look at the store: disk, permissions, etcd.",
+    "set aside": "webhookd spool list, or the log, says which and why.",
+    "jwks": "No key was ever had from jwks_url: look at that address. Such tokens get 503.",
+    "spool filling": "The broker does not take as much as comes: look at it, or raise spool_max_bytes.",
+    "spool damaged": "What could be read was taken over; the damaged file is kept beside it.",
+    "unroutable": "No queue takes these messages: bind one to the exchange. They wait in the spool.",
+}
+"""The words that a fault begins with, and what to do."""
+
+
+def of_faults(readiness: Readiness) -> list[tuple[str, str]]:
+    """Return each fault in /readyz' words, with its remedy."""
+    return [(fault, _first(fault)) for fault in (*readiness.unready, *readiness.degraded)]
+
+
+def of_refusals(counts: Iterable[tuple[str, int]]) -> list[tuple[str, int, str]]:
+    """Return reasons of refused deliveries and their counts, each with its remedy."""
+    return [(reason, count, general(REMEDIES[reason].remedy) if reason in REMEDIES else "") for reason, count in counts]
+
+
+def _first(fault: str) -> str:
+    return next((remedy for words, remedy in FAULTS.items() if fault.startswith(words)), "")
