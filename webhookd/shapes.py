@@ -43,6 +43,12 @@ class HookDetails(msgspec.Struct, kw_only=True, rename="camel"):
     previous_until: Millis | UnsetType = UNSET
 
 
+class RotationRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """How a token is replaced. The body may be missing."""
+
+    immediately: Annotated[bool | None, Meta(description="Whether the old token ends at once.")] = None
+
+
 class EventDetails(msgspec.Struct, kw_only=True, rename="camel"):
     """One event of a datasource."""
 
