@@ -281,6 +281,31 @@ def test_the_command_line_rotates(daemon, elsewhere, monkeypatch):
     assert call("hooks", "rotate", old["token"]).line.startswith("404 ")
 
 
+def test_delivery_records_stay_with_the_hook(daemon):
+    first = daemon.hook("github", "push")
+    assert daemon.deliver(first, b"{").status == 400
+    second = rotate(daemon, first["token"]).json
+    assert [daemon.deliver(hook, b"{}").status for hook in (first, second)] == [204, 204]
+    paths = [f"/wh/config/{hook['token']}/deliveries" for hook in (first, second)]
+    listed, again = (daemon.config("GET", path).json["deliveries"] for path in paths)
+    assert listed == again
+    assert [record["outcome"] for record in listed] == ["accepted", "accepted", "refused"]
+    third = rotate(daemon, second["token"], {"immediately": True}).json
+    path = f"/wh/config/{third['token']}/deliveries"
+    assert daemon.config("GET", path).json["deliveries"] == listed
+    shown = daemon.config("GET", f"{path}/{listed[-1]['id']}").json
+    assert (shown["outcome"], shown["body"]) == ("refused", "{")
+    assert daemon.config("GET", f"{path}/{listed[-1]['id']}/explain").status == 200
+    assert daemon.config("GET", paths[0]).status == 404
+    assert daemon.stop() == 0
+    daemon.start()
+    kept = daemon.config("GET", path).json["deliveries"]
+    assert [record["id"] for record in kept] == [record["id"] for record in listed]
+    assert daemon.config("DELETE", f"/wh/config/{third['token']}").status == 204
+    again = daemon.hook("github", "push")
+    assert daemon.config("GET", f"/wh/config/{again['token']}/deliveries").json["deliveries"] == []
+
+
 # --- order ------------------------------------------------------------------------------------------------------------
 
 

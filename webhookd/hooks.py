@@ -82,6 +82,11 @@ class HookTable:
         """Return the hook with this token, or with it as a previous one that is still valid, if any."""
         return self._hooks.get(token) or self._by_previous(token)
 
+    def id_of(self, token: str) -> str:
+        """Return the id of the hook that `get` finds by this token; where it finds none, the token itself."""
+        hook = self.get(token)
+        return token if hook is None else hook.id
+
     def by_id(self, hook_id: str) -> Hook | None:
         """Return the hook with this id, whatever its token is now, if any."""
         hook = self._rotated.get(hook_id) or self._hooks.get(hook_id)

@@ -153,7 +153,7 @@ class Records:
         Returns what ends it.
         """
         self._sort()
-        token = self._id(token)
+        token = self._hooks.id_of(token)
         listeners = self._listeners.setdefault(token, [])
         listeners.append(heard)
 
@@ -269,7 +269,7 @@ class Records:
     def _older(self, token: str, before: str | None) -> Iterator[Kept]:
         """Yield a hook's records, newest first, from behind the one with the id `before`."""
         self._sort()
-        ring = self._rings.get(self._id(token))
+        ring = self._rings.get(self._hooks.id_of(token))
         entries = [] if ring is None else list(reversed(ring.entries))
         if before is None:
             yield from entries
@@ -279,11 +279,6 @@ class Records:
             yield from (kept for kept in entries if kept.id < before)
         else:
             yield from entries[place + 1 :]
-
-    def _id(self, token: str) -> str:
-        """Return what a hook's records are held by: its id, which stays when its token is replaced."""
-        hook = self._hooks.get(token)
-        return token if hook is None else hook.id
 
     def _find(self, token: str, id_: str) -> Kept | None:
         return next((kept for kept in self._older(token, None) if kept.id == id_), None)
