@@ -16,8 +16,12 @@ from servers import RabbitMQ
 from test_hooks import hook as a_hook
 from test_http_config import problem
 
+from webhookd.adapters.memory import MemoryStore
+from webhookd.adoption import Adoption
 from webhookd.errors import InvalidInput
+from webhookd.hooks import HookTable
 from webhookd.model import Rotation
+from webhookd.ports import Snapshot
 from webhookd.rotation import read_rotation, rotated
 
 DAY_MS = 24 * 3600 * 1000
@@ -110,6 +114,21 @@ def test_a_body_of_the_wrong_form_is_refused_with_every_field(body, fields):
     with pytest.raises(InvalidInput) as caught:
         read_rotation(body)
     assert [fault["field"] for fault in caught.value.errors] == fields
+
+
+def test_no_hook_is_taken_in_under_a_token_that_another_has_or_had():
+    first = a_hook(1)
+    second = rotated(first, first.token, immediately=True, now_ms=NOW, grace=60)
+    table = HookTable()
+    table.apply(Snapshot((second,), 1))
+    adoption = Adoption(MemoryStore(), table)
+    for token in (first.token, second.token):
+        verdict = adoption.look(a_hook(2, token=token))
+        assert verdict.state == "conflict"
+        assert verdict.reason.startswith("another hook ha")
+    assert adoption.look(a_hook(1)).state == "conflict"  # its URL does not work any more, so it is not there
+    assert adoption.look(second).state == "there"
+    assert adoption.look(a_hook(2)).state == "new"
 
 
 # --- as tenants and senders see it ------------------------------------------------------------------------------------
