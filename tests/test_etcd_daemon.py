@@ -84,6 +84,59 @@ def test_fifty_concurrent_creations_over_both_end_in_one_hook(pair):
         until(lambda daemon=daemon: len(daemon.config("GET").json) == 1, 5)
 
 
+def rotate(daemon: Daemon, token: str, **document: bool) -> dict:
+    answer = daemon.config("POST", f"/wh/config/{token}/rotate", document)
+    assert answer.status == 200, answer.body
+    daemon.canaries.add(answer.json["token"])
+    return answer.json
+
+
+def test_a_token_replaced_on_one_is_known_and_ended_on_the_other(pair):
+    """Within a second where nothing else keeps the machine busy."""
+    one, two = pair
+    first = one.hook(event="push")
+    second = rotate(one, first["token"])
+    until(lambda: two.deliver(second, b"{}").status == 204, 5)
+    assert [daemon.deliver(first, b"{}").status for daemon in pair] == [204, 204]
+    assert two.config("GET", f"/wh/config/{first['token']}").json == second
+    ended = rotate(two, first["token"], immediately=True)
+    assert ended["token"] == second["token"]
+    assert two.deliver(first, b"{}").status == 404
+    until(lambda: one.deliver(first, b"{}").status == 404, 5)
+    third = rotate(two, second["token"])
+    until(lambda: one.deliver(third, b"{}").status == 204, 5)
+    assert one.config("DELETE", f"/wh/config/{second['token']}").status == 204
+    for hook in (second, third):
+        assert one.deliver(hook, b"{}").status == 404
+        until(lambda hook=hook: two.deliver(hook, b"{}").status == 404, 5)
+    assert [daemon.config("GET").json for daemon in pair] == [[], []]
+
+
+def test_a_grace_ends_on_both(folders, etcd_prefix):
+    with (
+        Daemon(folders[0], store=etcd_prefix, secret_grace="3s") as one,
+        Daemon(folders[1], store=etcd_prefix, secret_grace="1h") as two,
+    ):
+        first = one.hook(event="push")
+        second = rotate(one, first["token"])
+        until(lambda: two.deliver(second, b"{}").status == 204, 5)
+        until(lambda: [daemon.deliver(first, b"{}").status for daemon in (one, two)] == [404, 404])
+        assert time.time_ns() // 1_000_000 >= second["previousUntil"]
+        assert [daemon.deliver(second, b"{}").status for daemon in (one, two)] == [204, 204]
+        assert "previousToken" not in two.config("GET", f"/wh/config/{second['token']}").json
+
+
+def test_rotations_at_a_time_over_both_end_in_one(pair):
+    first = pair[0].hook(event="push")
+    until(lambda: pair[1].deliver(first, b"{}").status == 204, 5)
+    with ThreadPoolExecutor(20) as pool:
+        hooks = list(pool.map(lambda n: rotate(pair[n % 2], first["token"]), range(20)))
+    assert {json.dumps(hook) for hook in hooks} == {json.dumps(hooks[0])}
+    for daemon in pair:
+        until(lambda daemon=daemon: daemon.config("GET").json == hooks[:1], 5)
+        assert [daemon.deliver(hook, b"{}").status for hook in (first, hooks[0])] == [204, 204]
+
+
 def test_while_etcd_is_away_known_hooks_go_on_and_unknown_ones_may_be_new(tmp_path, own_etcd):
     server = own_etcd()
     with Daemon(tmp_path, store=server.url()) as daemon:
@@ -152,6 +205,19 @@ def test_a_start_while_etcd_is_away_serves_what_is_remembered(tmp_path, own_etcd
         assert daemon.deliver(gone, b"{}").status == 404
 
 
+def test_both_tokens_are_remembered(tmp_path, own_etcd):
+    etcd = own_etcd()
+    with Daemon(tmp_path, store=etcd.url("/p")) as daemon:
+        first = daemon.hook(event="push")
+        second = rotate(daemon, first["token"])
+        gone = daemon.hook(event="gone")
+        left = rotate(daemon, gone["token"], immediately=True)
+        assert daemon.stop() == 0
+        etcd.kill()
+        daemon.start()
+        assert [daemon.deliver(hook, b"{}").status for hook in (first, second, left, gone)] == [204, 204, 204, 503]
+
+
 def test_a_daemon_that_was_killed_remembers_too(tmp_path, own_etcd):
     server = own_etcd()
     with Daemon(tmp_path, store=server.url()) as daemon:
@@ -211,6 +277,16 @@ def test_a_hook_set_aside_is_said_and_the_others_go_on(tmp_path, etcd, etcd_pref
         again = daemon.hook(event="broken")
         assert again["apiToken"] == broken["apiToken"]
         assert daemon.deliver(again, b"{}").status == 204
+
+
+def test_a_rotated_hook_set_aside_may_be_the_one_that_is_asked_for(tmp_path, etcd_prefix):
+    with Daemon(tmp_path, store=etcd_prefix) as daemon:
+        first = daemon.hook(event="push")
+        second = rotate(daemon, first["token"])
+        break_record(etcd_prefix, first["token"])
+        until(lambda: [daemon.deliver(hook, b"{}").status for hook in (first, second)] == [503, 503])
+        assert daemon.metrics()["webhookd_hooks_set_aside"] == 1
+        assert daemon.deliver(UNKNOWN, b"{}").status == 404
 
 
 def break_record(url: str, token: str) -> None:

@@ -24,7 +24,7 @@ from webhookd.adapters.remembered import Remembered
 from webhookd.adapters.sqlite import SqliteStore
 from webhookd.errors import Conflict, StoreError
 from webhookd.forms import etcd_url
-from webhookd.model import Hook, Secret
+from webhookd.model import Hook, Rotation, Secret
 from webhookd.ports import Change, Checked, Deleted, HookStore, Lost, Snapshot
 
 STORES: dict[str, Callable[[Any], HookStore]] = {
@@ -53,7 +53,7 @@ def a_hook(event: str = "push", *, tenant: str = "42", **fields) -> Hook:
 
 
 class Follower:
-    """Consumes `changes()` as the daemon does, and holds the hooks that they tell of."""
+    """Consumes `changes()` as the daemon does, and holds the hooks that they tell of, by their ids."""
 
     def __init__(self, store: HookStore) -> None:
         self.seen: list[Change] = []
@@ -70,9 +70,9 @@ class Follower:
                 self.seen.append(change)
             match change:
                 case Snapshot():
-                    self.hooks = {hook.token: hook for hook in change.hooks}
+                    self.hooks = {hook.id: hook for hook in change.hooks}
                 case Hook():
-                    self.hooks[change.token] = change
+                    self.hooks[change.id] = change
                 case Deleted():
                     self.hooks.pop(change.token, None)
             self._news.set()
@@ -237,6 +237,51 @@ def test_concurrent_updates_of_one_revision_have_one_winner(try_store):
     try_store(scenario)
 
 
+def with_token(hook: Hook, token: str, **left: Any) -> Hook:
+    return msgspec.structs.replace(hook, token=token, rotation=Rotation(first=hook.id, **left))
+
+
+def test_a_hook_with_another_token_is_the_same_hook(try_store):
+    async def scenario(store):
+        first = await store.put(a_hook())
+        beside = await store.put(a_hook("beside"))
+        async with following(store) as follower:
+            second = await store.put(with_token(first, "b" * 40, previous=first.token, until=1_700_000_100_000))
+            assert (second.id, second.token, second.api_token) == (first.id, "b" * 40, first.api_token)
+            third = await store.put(with_token(second, "c" * 40))
+            updated = await store.put(msgspec.structs.replace(third, ts_field="a.b"))
+            await follower.until(lambda: len(follower.seen) == 4)
+            assert follower.seen[1:] == [second, third, updated]
+            assert follower.hooks == {first.id: updated, beside.id: beside}
+            gone = await store.delete(first.id)
+            await follower.until(lambda: len(follower.seen) == 5)
+            assert follower.seen[4] == Deleted(first.id, gone)
+        assert await all_of(store) == {beside.id: beside}
+        again = await store.put(a_hook())
+        assert (again.id, again.api_token) == (again.token, first.api_token)
+
+    try_store(scenario)
+
+
+def test_of_two_rotations_over_one_revision_one_wins(try_store):
+    async def scenario(store):
+        first = await store.put(a_hook())
+        tokens = [f"{n:x}" * 40 for n in range(16)]
+        puts = [store.put(with_token(first, token, previous=first.token, until=2)) for token in tokens]
+        outcomes = await asyncio.gather(*puts, return_exceptions=True)
+        (winner,) = [outcome for outcome in outcomes if isinstance(outcome, Hook)]
+        losers = [outcome for outcome in outcomes if isinstance(outcome, Conflict)]
+        assert len(losers) == len(tokens) - 1
+        assert {loser.current for loser in losers} == {winner}
+        for stale in (first, with_token(first, "f" * 40), a_hook(revision=winner.revision), a_hook()):
+            with pytest.raises(Conflict) as caught:
+                await store.put(stale)
+            assert caught.value.current == winner
+        assert await all_of(store) == {first.id: winner}
+
+    try_store(scenario)
+
+
 def test_one_api_token_for_each_tenant_even_after_its_hooks_are_gone(try_store):
     async def scenario(store):
         first = await store.put(a_hook("a", tenant="t1"))
@@ -334,6 +379,29 @@ def test_everything_is_there_after_reopening(try_durable):
         assert fresh.api_token == written[0].api_token
 
     try_durable(before, after)
+
+
+def test_a_rotated_hook_is_there_after_reopening_and_goes_when_it_is_deleted(try_durable):
+    written = []
+
+    async def before(store):
+        first = await store.put(a_hook())
+        written.append(await store.put(with_token(first, "b" * 40, previous=first.token, until=1_700_000_100_000)))
+
+    async def between(store):
+        assert await all_of(store) == {written[0].id: written[0]}
+        written.append(await store.put(with_token(written[0], "c" * 40)))
+        with pytest.raises(Conflict):
+            await store.put(with_token(written[0], "d" * 40))
+        assert await all_of(store) == {written[0].id: written[1]}
+        await store.delete(written[0].id)
+
+    async def after(store):
+        assert await all_of(store) == {}
+        again = await store.put(a_hook())
+        assert await all_of(store) == {again.id: again}
+
+    try_durable(before, between, after)
 
 
 def test_after_close_every_call_says_so(try_durable):

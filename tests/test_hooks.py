@@ -6,7 +6,7 @@ import pytest
 
 from webhookd.errors import HooksNotCurrent, UnknownHook
 from webhookd.hooks import HookTable
-from webhookd.model import Hook, Secret
+from webhookd.model import Hook, Rotation, Secret
 from webhookd.ports import Checked, Deleted, Lost, SetAside, Snapshot
 
 
@@ -189,3 +189,93 @@ def test_hooks_that_come_one_by_one_share_their_words():
     one, other = known.get(one.token), known.get(other.token)
     assert (one.api_token is other.api_token, one.tenant is other.tenant) == (True, True)
     assert (one.event is other.event, one.ts_field is other.ts_field, one.base_url is other.base_url) == (True,) * 3
+
+
+# --- other tokens -----------------------------------------------------------------------------------------------------
+
+
+def rotated(number: int, token: str, previous: str | None = None, until: int = 0, **fields) -> Hook:
+    tokens = Rotation(first=hook(number).token, previous=previous, until=until)
+    return hook(number, token=token, rotation=tokens, **fields)
+
+
+def table_at(time: list[float], *hooks: Hook) -> HookTable:
+    made = HookTable(clock=lambda: time[0])
+    made.apply(Snapshot(hooks, revision=10))
+    return made
+
+
+def found(known: HookTable, *tokens: str) -> list[bool]:
+    """Say of each token whether the table has a hook for it, in both ways to ask."""
+    held = []
+    for token in tokens:
+        try:
+            known.find("api-42", token)
+        except UnknownHook:
+            assert known.get(token) is None
+            held.append(False)
+        else:
+            assert known.get(token) is known.find("api-42", token)
+            held.append(True)
+    return held
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_a_previous_token_is_the_hooks_until_its_time_is_over(at_once):
+    first, time = hook(1), [1.0]
+    second = rotated(1, "b" * 40, first.token, 2000, revision=11)
+    known = table_at(time, second if at_once else first)
+    known.apply(second)
+    assert known.find("api-42", first.token) == second
+    assert found(known, first.token, second.token) == [True, True]
+    for api_token in ("api-43", "", "\u00e9"):
+        with pytest.raises(UnknownHook):
+            known.find(api_token, first.token)
+    assert (len(known), known.of_tenant("42"), known.by_key(*first.key)) == (1, [second], second)
+    time[0] = 1.999
+    assert found(known, first.token) == [True]
+    time[0] = 2.0
+    assert found(known, first.token, second.token) == [False, True]
+    assert known.get(second.token) == second
+
+
+def test_a_newer_token_ends_the_oldest_and_deleting_ends_all():
+    known = table_at([1.0], hook(1), hook(2))
+    first, second, third = hook(1).token, "b" * 40, "c" * 40
+    known.apply(rotated(1, second, first, 2000, revision=11))
+    known.apply(rotated(1, third, second, 2000, revision=12))
+    assert found(known, first, second, third) == [False, True, True]
+    known.apply(rotated(1, third, revision=13))
+    assert found(known, first, second, third) == [False, False, True]
+    known.apply(Snapshot((rotated(1, third, second, 2000), hook(2)), 14))
+    assert found(known, first, second, third) == [False, True, True]
+    known.apply(Deleted(first, 15))
+    assert found(known, first, second, third, hook(2).token) == [False, False, False, True]
+    assert (len(known), known.of_tenant("42")) == (1, [hook(2)])
+
+
+def test_a_table_that_is_not_current_does_not_say_that_an_old_token_is_none():
+    known = table_at([3.0])
+    known.apply(Snapshot((rotated(1, "b" * 40, hook(1).token, 2000),), 11, checked=-math.inf))
+    with pytest.raises(HooksNotCurrent):
+        known.find("api-42", hook(1).token)
+
+
+@pytest.mark.parametrize("by", ["change", "snapshot", "both"])
+def test_the_tokens_of_a_hook_set_aside_are_not_known_to_be_none(by):
+    first, second = hook(1), rotated(1, "b" * 40, hook(1).token, 2000)
+    known = table_at([1.0], second, hook(2))
+    if by != "snapshot":
+        known.apply(SetAside(first.token, 11, "it is no JSON"))
+    if by != "change":
+        known.apply(Snapshot((hook(2),), 12, set_aside={first.token: "it is no JSON"}))
+    assert len(known.set_aside) == 1
+    for token in (first.token, second.token):
+        assert known.get(token) is None
+        with pytest.raises(HooksNotCurrent):
+            known.find("api-42", token)
+    assert found(known, hook(2).token, "e" * 40) == [True, False]
+    known.apply(rotated(1, "c" * 40, revision=13))
+    assert found(known, first.token, second.token, "c" * 40) == [False, False, True]
+    known.apply(Snapshot((), 14))
+    assert found(known, first.token, second.token, "c" * 40) == [False, False, False]

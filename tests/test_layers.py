@@ -31,6 +31,7 @@ LAYERS = (
     },
     {"hookspecs", "hooks", "schema", "generic", "keys", "jwk"},
     {"registry", "ingest", "adoption"},
+    {"rotation"},
     {"trials"},
     {"checks"},
     {"explain"},

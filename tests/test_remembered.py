@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from pathlib import Path
 
+import msgspec
 import pytest
 from structlog.testing import capture_logs
 from test_hook_stores import Follower, a_hook
@@ -16,7 +17,7 @@ from webhookd.adapters import remembered
 from webhookd.adapters.memory import MemoryStore
 from webhookd.adapters.remembered import Remembered
 from webhookd.adapters.sqlite import SqliteStore
-from webhookd.model import Hook
+from webhookd.model import Hook, Rotation
 from webhookd.ports import Change, Checked, Deleted, Lost, SetAside, Snapshot
 
 
@@ -113,6 +114,19 @@ def test_a_key_that_changed_hands_is_remembered_for_its_last_hook(path):
     tell(path, Snapshot((first,), 1))
     tell(path, Snapshot((first,), 1), Deleted(first.token, 2), second)
     assert recalled(path).hooks == (second,)
+
+
+def test_a_hook_with_another_token_is_remembered_as_the_one_it_is(path):
+    first, other = a_hook("a", revision=1), a_hook("b", revision=2)
+    tokens = Rotation(first=first.token, previous=first.token, until=5)
+    second = msgspec.structs.replace(first, token="b" * 40, rotation=tokens, revision=3)
+    third = msgspec.structs.replace(second, token="c" * 40, rotation=Rotation(first=first.token), revision=4)
+    tell(path, Snapshot((first, other), 2), second)
+    assert set(recalled(path).hooks) == {second, other}
+    tell(path, Snapshot((third, other), 4))
+    assert set(recalled(path).hooks) == {third, other}
+    tell(path, Snapshot((third, other), 4), Deleted(first.token, 5))
+    assert set(recalled(path).hooks) == {other}
 
 
 def test_a_silent_store_is_waited_for_only_so_long(path, monkeypatch):

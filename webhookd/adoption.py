@@ -38,6 +38,8 @@ class Adoption:
             return _against(hook, held)
         if self.table.by_key(*hook.key) is not None:
             return _second(hook)
+        if self.table.by_id(hook.token) is not None:
+            return Verdict("conflict", "another hook had this token, and has another one now")
         other = self.table.any_of_tenant(hook.tenant)
         if other is not None and other.api_token != hook.api_token:
             return Verdict("conflict", OTHER_API_TOKEN)

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import ipaddress
 import re
-import secrets
+import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -18,6 +18,7 @@ from webhookd.errors import InvalidInput
 from webhookd.hook_fields import FIELDS
 from webhookd.ingest import Datasources, SchemaCheck
 from webhookd.model import MAX_SECRETS, Hook, OnMismatch, Secret, Validation
+from webhookd.rotation import new_token
 from webhookd.shapes import HookDetails
 
 ORIGIN_HEADER = "X-ORIG-SERVER"
@@ -159,7 +160,7 @@ def new_hook(wish: Wish, caller: Caller, base_url: str, source: Datasource, now_
     if ts_field is None and wish.event in source.events:
         ts_field = source.events[wish.event].ts_field
     return Hook(
-        token=secrets.token_hex(20),
+        token=new_token(),
         api_token=str(uuid.uuid4()),
         tenant=caller.tenant,
         tenant_is_int=caller.tenant_is_int,
@@ -201,8 +202,12 @@ def rotated(current: tuple[Secret, ...], secret: str | None, now_ms: int, grace:
     return (Secret(secret), *still_valid[: MAX_SECRETS - 1])
 
 
-def details(hook: Hook) -> dict[str, Any]:
-    """Return what a tenant is told of its hook: exactly these keys, never a secret."""
+def details(hook: Hook, now: Callable[[], float] = time.time) -> dict[str, Any]:
+    """Return what a tenant is told of its hook: exactly these keys, never a secret.
+
+    The last three are there only while the token that was replaced is valid.
+    """
+    previous = hook.previous(int(now() * 1000))
     shown = HookDetails(
         datasource=hook.datasource,
         event=hook.event,
@@ -216,4 +221,7 @@ def details(hook: Hook) -> dict[str, Any]:
         on_mismatch=hook.on_mismatch,
         signed=hook.signed,
     )
+    if previous is not None and hook.rotation is not None:
+        shown.previous_token, shown.previous_hook_url = previous, hook.url(previous)
+        shown.previous_until = hook.rotation.until
     return cast("dict[str, Any]", msgspec.to_builtins(shown))

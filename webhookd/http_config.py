@@ -26,7 +26,8 @@ from webhookd.errors import (
 from webhookd.http_problem import PROBLEM_TYPE, bug, http_date, problem, problem_body, reason_phrase
 from webhookd.http_reply import Exchange
 from webhookd.model import Hook
-from webhookd.tenant_hooks import STORE_AWAY, TenantHooks
+from webhookd.rotation import read_rotation
+from webhookd.tenant_hooks import NO_HOOK, STORE_AWAY, TenantHooks
 
 MAX_CONFIG_BODY = 64 * 1024
 """The largest body, in bytes, that the config API takes."""
@@ -70,7 +71,7 @@ class ConfigHandler(web.RequestHandler):
         """Return the caller's hook; another tenant's is as little there as a missing one."""
         hook = self.service.table.get(token)
         if hook is None or hook.tenant != self.caller.tenant:
-            raise NotFound("there is no such hook")
+            raise NotFound(NO_HOOK)
         return hook
 
     def write_json(self, document: object) -> None:
@@ -161,6 +162,20 @@ class HookHandler(StoredHandler):
         self.set_status(204)
 
 
+class RotateHandler(StoredHandler):
+    """`/wh/config/<token>/rotate`: another token."""
+
+    ALLOW = ("POST",)
+
+    async def post(self, token: str) -> None:
+        """Replace the token."""
+        if self.request.body:
+            check_content_type(self.request.headers.get("Content-Type"))
+        immediately = read_rotation(self.request.body)
+        hook = await self.service.rotate(self.own_hook(token), token, immediately=immediately)
+        self.write_json(config.details(hook))
+
+
 class DatasourcesHandler(ConfigHandler):
     """`/wh/datasources`: what is supported."""
 
@@ -186,6 +201,7 @@ def config_app(service: TenantHooks, more: Sequence[Route] = ()) -> web.Applicat
         [
             ("/wh/config", HooksHandler, given),
             ("/wh/config/([^/]+)", HookHandler, given),
+            ("/wh/config/([^/]+)/rotate", RotateHandler, given),
             ("/wh/datasources", DatasourcesHandler, given),
             *more,
         ],

@@ -134,7 +134,7 @@ class DeliveryWork:
         headers, ingest = self._headers, self._intake.ingest
         if len(body) <= MAX_KEPT_BODY:
             self._small = body
-        delivery = Delivery(headers, body, time.time_ns() // 1_000_000, hook.hook_url)
+        delivery = Delivery(headers, body, time.time_ns() // 1_000_000, hook.url(self._token))
         encoding = content_encoding(headers.get("content-encoding"))
         if encoding is None and (len(body) <= LARGE_SCHEMA_BODY or not is_large(hook, body)):
             try:

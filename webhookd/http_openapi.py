@@ -37,9 +37,8 @@ _ABOUT = (
 def openapi(public_url: str | None, max_body: int) -> Json:
     """Return the document for a daemon that senders reach at `public_url` and that takes bodies of `max_body` bytes."""
     shown = [op.shape for ops in PATHS.values() for op in ops.values() if op.shape is not None]
-    _, schemas = msgspec.json.schema_components(
-        [*shown, shapes.ReplayRequest, shapes.Problem, *FAULTS.values()], ref_template=REF
-    )
+    taken = (shapes.RotationRequest, shapes.ReplayRequest, shapes.Problem, *FAULTS.values())
+    _, schemas = msgspec.json.schema_components([*shown, *taken], ref_template=REF)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -76,7 +75,7 @@ def _operation(method: str, operation: Operation) -> Json:
         document["parameters"] = [_parameter(parameter) for parameter in operation.parameters]
     if operation.takes is not None:
         document["requestBody"] = {
-            "required": True,
+            "required": not operation.may_be_empty,
             "content": {"application/json": {"schema": {"$ref": REF.format(name=operation.takes)}}},
         }
     document["responses"] = {str(operation.status): _answer(operation)} | _refusals(method, operation.refusals)

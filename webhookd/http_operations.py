@@ -38,8 +38,8 @@ class Operation:
 
     `status` and `shape` are of the answer to what is not refused: `shape` a type of `shapes`, a list of one, or None
     for an answer without a body; `headers` are those of it that may be there. `takes` names the component of the body,
-    `refusals` is all that it may be refused for, `bearer` whether a bearer token is needed, `links` is what a token in
-    the answer is good for.
+    which may be missing where `may_be_empty`; `refusals` is all that it may be refused for, `bearer` whether a bearer
+    token is needed, `links` is what a token in the answer is good for.
     """
 
     name: str
@@ -51,6 +51,7 @@ class Operation:
     headers: tuple[Parameter, ...] = ()
     parameters: tuple[Parameter, ...] = ()
     takes: str | None = None
+    may_be_empty: bool = False
     refusals: Refusals = ()
     bearer: bool = True
     links: tuple[str, ...] = ()
@@ -115,7 +116,7 @@ PATHS: Mapping[str, Mapping[str, Operation]] = MappingProxyType(
                 parameters=(_ORIGIN,),
                 takes=HOOK_BODY,
                 refusals=(errors.InvalidInput, errors.BodyTooLarge, errors.UnsupportedContentType, *STORED),
-                links=("showHook", "deleteHook"),
+                links=("showHook", "rotateHook", "deleteHook"),
             ),
         },
         "/wh/config/{token}": {
@@ -175,6 +176,22 @@ PATHS: Mapping[str, Mapping[str, Operation]] = MappingProxyType(
             "POST": Operation(
                 "replayDelivery", "Replay a delivery", "It is put through the same checks again.", 200,
                 "The delivery that it is now.", shapes.OneDelivery, parameters=(_TOKEN, _ID), refusals=REPLAYED,
+            ),
+        },
+        "/wh/config/{token}/rotate": {
+            "POST": Operation(
+                "rotateHook",
+                "Replace a hook's token",
+                "The hook gets another token, and with it another URL. The old ones stay valid for a time, which"
+                " `previousUntil` tells, or end at once. The token in the path may be one that was replaced and is"
+                " still valid: then nothing is replaced again, so that repeating the request is safe.",
+                200,
+                "The hook as it is now; deliveries to its new URL are taken from now on.",
+                shapes.HookDetails,
+                parameters=(_TOKEN,),
+                takes=shapes.RotationRequest.__name__,
+                may_be_empty=True,
+                refusals=(errors.InvalidInput, errors.BodyTooLarge, errors.UnsupportedContentType, *OWN),
             ),
         },
         "/wh/datasources": {

@@ -84,7 +84,7 @@ class Ingest:
             headers["schemaError"] = f"{event.faults[0].pointer}: {event.faults[0].message}"
         return Message(
             receipt=receipt,
-            hook=hook.token,
+            hook=hook.id,
             tenant=hook.tenant,
             datasource=hook.datasource,
             event=hook.event,

@@ -36,12 +36,28 @@ class Secret(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
         return f"Secret(until={self.until})"
 
 
+class Rotation(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
+    """What is left of the tokens that a hook had before its current one.
+
+    `first` is the one with which it was created. `previous` is the one that the current one replaced, if it was left
+    valid then: until `until`, in ms since the epoch.
+    """
+
+    first: str
+    previous: str | None = None
+    until: int = 0
+
+    def __repr__(self) -> str:
+        """Keep tokens out of logs and tracebacks."""
+        return f"Rotation(until={self.until})"
+
+
 class Hook(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=True):
     """One tenant's address for one datasource and event.
 
     `tenant` is the text form of the tenant id; `tenant_is_int` says how the bearer token spelt it, so that an integer
     is answered as an integer. `base_url` is scheme and host of the hook's URL. `created_at` is in ms since the epoch.
-    `revision` is the store's: 0 until the store has written the hook.
+    `revision` is the store's: 0 until the store has written the hook. `rotation` is None until the token was replaced.
     """
 
     token: str
@@ -57,15 +73,30 @@ class Hook(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=Tr
     base_url: str
     created_at: int
     revision: int = 0
+    rotation: Rotation | None = None
 
     def __repr__(self) -> str:
         """Keep tokens and secrets out of logs and tracebacks."""
         return f"Hook(tenant={self.tenant!r}, datasource={self.datasource!r}, event={self.event!r})"
 
     @property
+    def id(self) -> str:
+        """What the hook is known by for as long as it is there, whatever its token: the token of its creation."""
+        return self.token if self.rotation is None else self.rotation.first
+
+    @property
     def hook_url(self) -> str:
         """The URL that the sender is given."""
-        return f"{self.base_url}/wh/{self.api_token}/{self.token}"
+        return self.url(self.token)
+
+    def url(self, token: str) -> str:
+        """Return the URL of the hook with `token`, one of its own."""
+        return f"{self.base_url}/wh/{self.api_token}/{token}"
+
+    def previous(self, now_ms: int) -> str | None:
+        """Return the token that the current one replaced, if it is valid at `now_ms` (ms since the epoch)."""
+        rotation = self.rotation
+        return rotation.previous if rotation is not None and rotation.until > now_ms else None
 
     @property
     def key(self) -> tuple[str, str, str]:
@@ -178,8 +209,9 @@ class Record(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=
 class Message(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     """What is published for one accepted delivery: broker-neutral.
 
-    `receipt` is the UUIDv7 that the sender was told; `hook` the token of the hook (messages of one hook keep their
-    order); `received_at` in ms since the epoch; `body` the received bytes, inflated, never re-encoded.
+    `receipt` is the UUIDv7 that the sender was told; `hook` the id of the hook (messages of one hook keep their order,
+    whichever of its tokens they came with); `received_at` in ms since the epoch; `body` the received bytes, inflated,
+    never re-encoded.
     """
 
     receipt: str
@@ -192,7 +224,7 @@ class Message(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     body: bytes
 
     def __repr__(self) -> str:
-        """Keep the hook's token and the body out of logs and tracebacks."""
+        """Keep the hook's id, which may be its token, and the body out of logs and tracebacks."""
         return f"Message(receipt={self.receipt!r}, routing_key={self.routing_key!r}, {len(self.body)} bytes)"
 
     @property

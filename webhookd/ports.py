@@ -21,7 +21,7 @@ from webhookd.model import Hook, Message
 class Snapshot:
     """Every hook there is at `revision`: what is not in it does not exist.
 
-    `set_aside` says of hooks whose record cannot be read, by token, why. `checked` is the `time.monotonic()` at which
+    `set_aside` says of hooks whose record cannot be read, by id, why. `checked` is the `time.monotonic()` at which
     this was known to be all: `inf` for a store that nobody else writes to, `-inf` for what is remembered of one that
     cannot be reached.
     """
@@ -34,7 +34,7 @@ class Snapshot:
 
 @dataclass(frozen=True, slots=True)
 class Deleted:
-    """The hook `token` is gone as of `revision`."""
+    """The hook whose id is `token` is gone as of `revision`, and all of its tokens with it."""
 
     token: str
     revision: int
@@ -42,7 +42,7 @@ class Deleted:
 
 @dataclass(frozen=True, slots=True)
 class SetAside:
-    """The record of the hook `token` cannot be read as of `revision`, and why."""
+    """The record of the hook whose id is `token` cannot be read as of `revision`, and why."""
 
     token: str
     revision: int
@@ -75,13 +75,14 @@ class HookStore(Protocol):
     async def put(self, hook: Hook) -> Hook:
         """Write `hook` if the store holds it at `hook.revision` (0: holds none for its key); return it as written.
 
+        It is held by `hook.id`, which stays when its token is replaced: of two writes over one revision, one wins.
         It comes back with its new revision. The first hook of a tenant fixes the tenant's apiToken: every later new
         hook comes back with that one, whatever it came with, even after all of the tenant's hooks are gone. Raises
         `Conflict` with what the store holds for the key (or None), `StoreError` when it cannot be reached or written.
         """
 
-    async def delete(self, token: str) -> int:
-        """Delete the hook if it is there, and return the revision as of which it is gone.
+    async def delete(self, hook_id: str) -> int:
+        """Delete the hook with this id if it is there, and return the revision as of which it is gone.
 
         Deleting what is not there is no error. Raises `StoreError` when the store cannot be reached or written.
         """

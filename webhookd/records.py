@@ -153,6 +153,7 @@ class Records:
         Returns what ends it.
         """
         self._sort()
+        token = self._hooks.id_of(token)
         listeners = self._listeners.setdefault(token, [])
         listeners.append(heard)
 
@@ -228,7 +229,7 @@ class Records:
         fresh, self._fresh = self._fresh, []
         newest: dict[str, list[Noted]] = {}
         for noted in reversed(fresh):
-            token = noted[0].token
+            token = noted[0].id
             if (mine := newest.get(token)) is None:
                 newest[token] = [noted]
             elif len(mine) < self.per_hook:
@@ -242,7 +243,7 @@ class Records:
         ring = self._rings.get(token)
         if ring is not None:
             self._rings.move_to_end(token)
-        elif self._hooks.get(token) is not None:
+        elif self._hooks.by_id(token) is not None:
             ring = self._rings[token] = Ring(self.per_hook)
         else:
             return  # deleted meanwhile
@@ -268,7 +269,7 @@ class Records:
     def _older(self, token: str, before: str | None) -> Iterator[Kept]:
         """Yield a hook's records, newest first, from behind the one with the id `before`."""
         self._sort()
-        ring = self._rings.get(token)
+        ring = self._rings.get(self._hooks.id_of(token))
         entries = [] if ring is None else list(reversed(ring.entries))
         if before is None:
             yield from entries
@@ -287,7 +288,7 @@ class Records:
             self.forget(token)
             return
         for known in list(self._rings):
-            if self._hooks.get(known) is None and known not in self._hooks.set_aside:
+            if self._hooks.by_id(known) is None and known not in self._hooks.set_aside:
                 self.forget(known)
 
 

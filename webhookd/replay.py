@@ -98,13 +98,13 @@ class Replayer:
 
     @contextmanager
     def _turn(self, hook: Hook) -> Iterator[None]:
-        if hook.token in self._busy:
+        if hook.id in self._busy:
             raise NotReplayable("another replay of this hook is under way; wait for its answer")
-        self._busy.add(hook.token)
+        self._busy.add(hook.id)
         try:
             yield
         finally:
-            self._busy.discard(hook.token)
+            self._busy.discard(hook.id)
 
     def _found(self, hook: Hook, wanted: Wanted) -> list[Record]:
         everything = self.records.of(hook.token, limit=self.records.per_hook)[::-1]

@@ -121,7 +121,7 @@ class Settings:
     publish_timeout: float = _row(durations(), "1500ms", "how long the broker may take to confirm; then the spool does")
     publish_window: int = _row(numbers(1, 1_000_000), "1024", "how many messages may wait for the broker at a time")
     stop_timeout: float = _row(durations(), "20s", "how long a stop waits for what is in work")
-    secret_grace: float = _row(durations(least=0), "24h", "how long a replaced secret of a hook stays valid")
+    secret_grace: float = _row(durations(least=0), "24h", "how long a replaced secret or token of a hook stays valid")
     spool_max_bytes: int = _row(sizes(least=1024**2), "4GiB", "how large the spool may grow; full is 503")
     spool_retention: float = _row(durations(), "7d", "how long messages are kept with broker = spool:")
 

@@ -18,6 +18,7 @@ EventName = Annotated[str, Meta(pattern=f"^{EVENT_NAME.pattern}$", description="
 TsField = Annotated[str, Meta(description="Where in the body the time of the event is.")]
 TenantId = Annotated[int | str, Meta(description="As it was in the bearer token that the hook was created with.")]
 Node = Annotated[str, Meta(description="The daemon that remembers it: each has records of its own.")]
+PREVIOUS = "What the current one replaced; only there while it is valid, which ends at previousUntil."
 Millis = Annotated[int, Meta(description="In ms since the epoch.")]
 
 
@@ -29,12 +30,23 @@ class HookDetails(msgspec.Struct, kw_only=True, rename="camel"):
     created_at: Millis
     api_token: Annotated[str, Meta(pattern=UUID4, description="The tenant's, the same in all its hooks.")]
     tenant_id: TenantId
-    token: Annotated[str, Meta(pattern=TOKEN, description="The hook's own id.")]
+    token: Annotated[str, Meta(pattern=TOKEN, description="The hook's own, until it is replaced.")]
     ts_field: TsField | UnsetType = UNSET
     hook_url: Annotated[str, Meta(description="Where the sender posts to.", extra_json_schema={"format": "uri"})]
     validation: Validation
     on_mismatch: OnMismatch
     signed: Annotated[bool, Meta(description="Whether deliveries must carry a valid signature.")]
+    previous_token: Annotated[str, Meta(pattern=TOKEN, description=PREVIOUS)] | UnsetType = UNSET
+    previous_hook_url: Annotated[str, Meta(description=PREVIOUS, extra_json_schema={"format": "uri"})] | UnsetType = (
+        UNSET
+    )
+    previous_until: Millis | UnsetType = UNSET
+
+
+class RotationRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """How a token is replaced. The body may be missing."""
+
+    immediately: Annotated[bool | None, Meta(description="Whether the old token ends at once.")] = None
 
 
 class EventDetails(msgspec.Struct, kw_only=True, rename="camel"):

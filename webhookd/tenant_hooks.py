@@ -1,4 +1,4 @@
-"""What tenants do with their hooks, apart from HTTP: create, update, delete."""
+"""What tenants do with their hooks, apart from HTTP: create, update, give another token, delete."""
 
 from __future__ import annotations
 
@@ -12,16 +12,19 @@ import structlog
 
 from webhookd import config
 from webhookd.auth import Bearer, Caller
-from webhookd.errors import Conflict, StoreError, StoreUnavailable
+from webhookd.errors import Conflict, NotFound, StoreError, StoreUnavailable
 from webhookd.hooks import HookTable
 from webhookd.ingest import SchemaCheck
 from webhookd.model import Hook
 from webhookd.ports import HookStore
 from webhookd.registry import Registry
+from webhookd.rotation import rotated
 
 STORE_TIMEOUT = 2.5
 """How long, in seconds, a request waits for the store, and for this node to have seen what it wrote."""
 STORE_AWAY = "the store of hooks cannot be reached; repeating the request is safe"
+
+NO_HOOK = "there is no such hook"
 
 log = structlog.get_logger(__name__)
 
@@ -64,10 +67,37 @@ class TenantHooks:
                     await self.table.reached(stored.revision)
                     return stored
 
-    async def delete(self, hook: Hook) -> None:
-        """Delete the hook, and return once this node refuses deliveries to it; raises `StoreUnavailable`."""
+    async def rotate(self, hook: Hook, token: str, *, immediately: bool) -> Hook:
+        """Give the hook another token instead of `token`, and return it once this node knows it.
+
+        The old one stays valid for `secret_grace`, with `immediately` not at all. Of calls that name the same token,
+        one after the other or at a time, one replaces it and all return what it has led to. Raises `NotFound` where
+        the token has ended meanwhile, `StoreUnavailable`; repeating the call is safe.
+        """
+        current: Hook | None = hook
         async with _store_deadline():
-            await self.table.reached(await self.store.delete(hook.token))
+            while True:  # each round somebody gets through; the deadline ends it
+                now_ms, grace = self.now_ms(), self.secret_grace
+                wanted = current and rotated(current, token, immediately=immediately, now_ms=now_ms, grace=grace)
+                if wanted is None:
+                    raise NotFound(NO_HOOK)
+                if wanted == current:
+                    return wanted
+                try:
+                    stored = await self.store.put(wanted)
+                except Conflict as conflict:
+                    current = conflict.current  # somebody was faster: on top of what is there now
+                else:
+                    await self.table.reached(stored.revision)
+                    return stored
+
+    async def delete(self, hook: Hook) -> None:
+        """Delete the hook, and return once this node refuses deliveries to each of its tokens.
+
+        Raises `StoreUnavailable`.
+        """
+        async with _store_deadline():
+            await self.table.reached(await self.store.delete(hook.id))
 
 
 @asynccontextmanager

@@ -34,9 +34,9 @@ class EtcdStore:
         """As the port promises. After a StoreError it may have been written or not; repeating it is safe."""
         return await (self._update(hook) if hook.revision else self._create(hook))
 
-    async def delete(self, token: str) -> int:
+    async def delete(self, hook_id: str) -> int:
         """As the port promises."""
-        key = self._keys.hook(token)
+        key = self._keys.hook(hook_id)
         while True:
             reads = [_get(key), _get(self._keys.revision)]
             found, newest = _pairs(await self._client.txn(rpc.TxnRequest(success=reads)))
@@ -48,7 +48,7 @@ class EtcdStore:
             except StoreError:
                 pass  # which key of the index is its own is not known: it is free to be taken over
             else:
-                own = rpc.Compare(target=rpc.Compare.VALUE, key=index, value=token.encode())
+                own = rpc.Compare(target=rpc.Compare.VALUE, key=index, value=hook_id.encode())
                 success.append(rpc.RequestOp(request_txn=rpc.TxnRequest(compare=[own], success=[_delete(index)])))
             answer = await self._client.txn(rpc.TxnRequest(compare=compare, success=success))
             if answer.succeeded:
@@ -84,7 +84,7 @@ class EtcdStore:
 
     async def _create(self, hook: Hook) -> Hook:
         index, tenant = self._keys.index(hook), self._keys.tenant(hook.tenant)
-        key = self._keys.hook(hook.token)
+        key = self._keys.hook(hook.id)
         held, owner = None, None  # what is taken to be there; each refusal says what is
         while True:
             if owner is not None:
@@ -92,7 +92,7 @@ class EtcdStore:
             compare = [_unchanged(key, None), _unchanged(index, held), _unchanged(tenant, owner)]
             if held is not None:
                 compare.append(_unchanged(self._keys.hooks + held.value, None))
-            success = [_put(key, encoded(hook)), _put(index, hook.token.encode()), self._stamp()]
+            success = [_put(key, encoded(hook)), _put(index, hook.id.encode()), self._stamp()]
             if owner is None:
                 success.append(_put(tenant, hook.api_token.encode()))
             failure = [_get(key), _get(index), _get(tenant)]
@@ -100,16 +100,16 @@ class EtcdStore:
             if answer.succeeded:
                 return msgspec.structs.replace(hook, revision=answer.header.revision)
             taken, held, owner = _pairs(answer)
-            if taken is not None and (held is None or held.value != hook.token.encode()):
+            if taken is not None and (held is None or held.value != hook.id.encode()):
                 raise self._client.fault("another hook has this token")
             if held is not None and (current := await self._record(held)) is not None:
                 raise Conflict(current)
 
     async def _update(self, hook: Hook) -> Hook:
-        key, index = self._keys.hook(hook.token), self._keys.index(hook)
+        key, index = self._keys.hook(hook.id), self._keys.index(hook)
         compare = [
             rpc.Compare(target=rpc.Compare.MOD, key=key, mod_revision=hook.revision),
-            rpc.Compare(target=rpc.Compare.VALUE, key=index, value=hook.token.encode()),
+            rpc.Compare(target=rpc.Compare.VALUE, key=index, value=hook.id.encode()),
         ]
         success = [_put(key, encoded(hook)), self._stamp()]
         answer = await self._client.txn(rpc.TxnRequest(compare=compare, success=success, failure=[_get(index)]))
@@ -119,7 +119,7 @@ class EtcdStore:
         raise Conflict(None if held is None else await self._record(held))
 
     async def _record(self, held: Any) -> Hook | None:
-        """Return the hook whose token the index holds; None where it is gone. Raises StoreError if it is unreadable."""
+        """Return the hook whose id the index holds; None where it is gone. Raises StoreError if it is unreadable."""
         found = await self._client.range(rpc.RangeRequest(key=self._keys.hooks + held.value))
         return decoded(found.kvs[0]) if found.kvs else None
 

@@ -87,8 +87,8 @@ class Following:
                 match self._keys.read(pair):
                     case Hook() as hook:
                         hooks.append(hook.stored(hook.revision, tenants.setdefault(hook.tenant, hook)))
-                    case SetAside(token=token, reason=reason):
-                        set_aside[token] = reason
+                    case SetAside(token=hook_id, reason=reason):
+                        set_aside[hook_id] = reason
                     case None:
                         foreign += 1
             key = page.kvs[-1].key + b"\0" if page.more else b""
@@ -127,8 +127,8 @@ class Following:
         if not pair.key.startswith(self._keys.hooks):
             return
         if event.type == rpc.Event.EventType.DELETE:
-            token = self._keys.token(pair.key)
-            change: Change | None = Deleted(token, pair.mod_revision) if token else None
+            hook_id = self._keys.token(pair.key)
+            change: Change | None = Deleted(hook_id, pair.mod_revision) if hook_id else None
         else:
             change = self._keys.read(pair)
         if change is not None:

@@ -26,12 +26,12 @@ class Keys:
         """Written by every transaction: its revision says how far a watch must have come to have told them all."""
         self._prefix = prefix
 
-    def hook(self, token: str) -> bytes:
-        """Return the key of a hook's record."""
-        return self._key(self._prefix, "hooks", token)
+    def hook(self, hook_id: str) -> bytes:
+        """Return the key of a hook's record: it stays when the hook's token is replaced."""
+        return self._key(self._prefix, "hooks", hook_id)
 
     def index(self, hook: Hook) -> bytes:
-        """Return the key that holds the token of the one hook for a tenant, datasource and event."""
+        """Return the key that holds the id of the one hook for a tenant, datasource and event."""
         return self._key(self._prefix, "index", *hook.key)
 
     def tenant(self, tenant: str) -> bytes:
@@ -43,21 +43,21 @@ class Keys:
         return "/".join([prefix.rstrip("/"), *(parts or [""])]).encode()
 
     def token(self, key: bytes) -> str | None:
-        """Return the token of the hook whose record this key holds, None for any other key."""
+        """Return the id of the hook whose record this key holds, None for any other key."""
         token = key.removeprefix(self.hooks)
         return token.decode() if len(token) < len(key) and TOKEN.fullmatch(token) else None
 
     def read(self, pair: Any) -> Hook | SetAside | None:
         """Return the hook of a key and its value, or why it cannot be read; None where the key is no hook's."""
-        token = self.token(pair.key)
-        if token is None:
+        hook_id = self.token(pair.key)
+        if hook_id is None:
             return None
         try:
             hook = decoded(pair)
         except StoreError as error:
-            return SetAside(token, pair.mod_revision, str(error))
-        if hook.token != token:
-            return SetAside(token, pair.mod_revision, "the record is that of another hook")
+            return SetAside(hook_id, pair.mod_revision, str(error))
+        if hook.id != hook_id:
+            return SetAside(hook_id, pair.mod_revision, "the record is that of another hook")
         return hook
 
 

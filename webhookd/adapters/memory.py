@@ -54,20 +54,20 @@ class MemoryStore:
     async def put(self, hook: Hook) -> Hook:
         """As the port promises."""
         current = next((held for held in self.hooks.values() if held.key == hook.key), None)
-        if (current.revision if current else 0) != hook.revision or (current and current.token != hook.token):
+        if (current.revision if current else 0) != hook.revision or (current and current.id != hook.id):
             raise Conflict(current)
         self.revision += 1
         api_token = self._api_tokens.setdefault(hook.tenant, hook.api_token)
         written = msgspec.structs.replace(hook, api_token=api_token, revision=self.revision)
-        self.hooks[hook.token] = written
+        self.hooks[hook.id] = written
         self._push(written)
         return written
 
-    async def delete(self, token: str) -> int:
+    async def delete(self, hook_id: str) -> int:
         """As the port promises."""
-        if self.hooks.pop(token, None) is not None:
+        if self.hooks.pop(hook_id, None) is not None:
             self.revision += 1
-            self._push(Deleted(token, self.revision))
+            self._push(Deleted(hook_id, self.revision))
         return self.revision
 
     async def changes(self) -> AsyncGenerator[Change, None]:

@@ -41,9 +41,9 @@ class Remembered:
         """As the port promises."""
         return await self._store.put(hook)
 
-    async def delete(self, token: str) -> int:
+    async def delete(self, hook_id: str) -> int:
         """As the port promises."""
-        return await self._store.delete(token)
+        return await self._store.delete(hook_id)
 
     async def changes(self) -> AsyncGenerator[Change, None]:
         """As the port promises; begins with what is remembered when the store is lost, or silent for PATIENCE."""
@@ -97,10 +97,10 @@ class _Memory:
             case Snapshot():
                 self._whole = change
                 self._since.clear()
-            case Hook(token=token):
-                self._since[token] = change
-            case Deleted(token=token) | SetAside(token=token):
-                self._since[token] = None
+            case Hook(id=hook_id):
+                self._since[hook_id] = change
+            case Deleted(token=hook_id) | SetAside(token=hook_id):
+                self._since[hook_id] = None
             case _:
                 return
         self._revision = change.revision

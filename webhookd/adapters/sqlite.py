@@ -33,6 +33,7 @@ CREATE TABLE tenant (tenant TEXT PRIMARY KEY, api_token TEXT NOT NULL) WITHOUT R
 CREATE TABLE counter (revision INTEGER NOT NULL);
 INSERT INTO counter VALUES (0);
 """
+"""What there is in a file; `hook.token` is the hook's id, the token with which it was created."""
 PUT = """
 INSERT INTO hook VALUES (?, ?, ?, ?, ?, ?) ON CONFLICT (tenant, datasource, event)
 DO UPDATE SET record = excluded.record, revision = excluded.revision
@@ -58,9 +59,9 @@ class SqliteStore:
         """As the port promises."""
         return await self._run(partial(self._put, hook))
 
-    async def delete(self, token: str) -> int:
+    async def delete(self, hook_id: str) -> int:
         """As the port promises."""
-        return await self._run(partial(self._delete, token))
+        return await self._run(partial(self._delete, hook_id))
 
     async def snapshot(self) -> Snapshot:
         """Return all that the file holds; raises StoreError."""
@@ -71,7 +72,7 @@ class SqliteStore:
         await self._run(partial(self._replace_all, snapshot))
 
     async def replace(self, hooks: Mapping[str, Hook | None], revision: int) -> None:
-        """Write these hooks of that store by their tokens, as of `revision`; None deletes one."""
+        """Write these hooks of that store by their ids, as of `revision`; None deletes one."""
         await self._run(partial(self._replace, hooks, revision))
 
     async def changes(self) -> AsyncGenerator[Change, None]:
@@ -132,7 +133,7 @@ class SqliteStore:
             key = "SELECT record, revision FROM hook WHERE tenant = ? AND datasource = ? AND event = ?"
             row = db.execute(key, hook.key).fetchone()
             current = decode(*row) if row else None
-            if (current.revision if current else 0) != hook.revision or (current and current.token != hook.token):
+            if (current.revision if current else 0) != hook.revision or (current and current.id != hook.id):
                 raise Conflict(current)
             db.execute("INSERT OR IGNORE INTO tenant VALUES (?, ?)", (hook.tenant, hook.api_token))
             (api_token,) = db.execute("SELECT api_token FROM tenant WHERE tenant = ?", (hook.tenant,)).fetchone()
@@ -141,25 +142,25 @@ class SqliteStore:
         self._push(written)
         return written
 
-    def _delete(self, token: str) -> int:
+    def _delete(self, hook_id: str) -> int:
         with self._connect() as db:
             db.execute("BEGIN IMMEDIATE")
-            if not db.execute("DELETE FROM hook WHERE token = ?", (token,)).rowcount:
+            if not db.execute("DELETE FROM hook WHERE token = ?", (hook_id,)).rowcount:
                 return _revision(db)
             revision = _next_revision(db)
-        self._push(Deleted(token, revision))
+        self._push(Deleted(hook_id, revision))
         return revision
 
     def _replace_all(self, snapshot: Snapshot) -> None:
         with self._connect() as db:
             db.execute("BEGIN IMMEDIATE")
-            hooks: dict[str, Hook | None] = {hook.token: hook for hook in snapshot.hooks}
-            for token, record in db.execute("SELECT token, record FROM hook"):  # never all of them in memory
-                hook = hooks.get(token)
+            hooks: dict[str, Hook | None] = {hook.id: hook for hook in snapshot.hooks}
+            for hook_id, record in db.execute("SELECT token, record FROM hook"):  # never all of them in memory
+                hook = hooks.get(hook_id)
                 if hook is None:
-                    hooks[token] = None
+                    hooks[hook_id] = None
                 elif msgspec.json.encode(hook) == record:
-                    del hooks[token]
+                    del hooks[hook_id]
             _write(db, hooks, snapshot.revision)
         self._push(snapshot)
 
@@ -167,8 +168,8 @@ class SqliteStore:
         with self._connect() as db:
             db.execute("BEGIN IMMEDIATE")
             _write(db, hooks, revision)
-        for token, hook in hooks.items():
-            self._push(hook or Deleted(token, revision))
+        for hook_id, hook in hooks.items():
+            self._push(hook or Deleted(hook_id, revision))
 
     def _read_all(self) -> Snapshot:
         with self._connect() as db:
@@ -240,12 +241,12 @@ def _readable(rows: Iterable[tuple[str, str, str, bytes, int]]) -> Iterable[Hook
 
 
 def _row(hook: Hook) -> tuple[str, str, str, str, bytes, int]:
-    return (hook.token, *hook.key, msgspec.json.encode(hook), hook.revision)
+    return (hook.id, *hook.key, msgspec.json.encode(hook), hook.revision)
 
 
 def _write(db: sqlite3.Connection, hooks: Mapping[str, Hook | None], revision: int) -> None:
     db.execute("UPDATE counter SET revision = ?", (revision,))
-    db.executemany("DELETE FROM hook WHERE token = ?", ((token,) for token, hook in hooks.items() if hook is None))
+    db.executemany("DELETE FROM hook WHERE token = ?", ((hook_id,) for hook_id, hook in hooks.items() if hook is None))
     held = [hook for hook in hooks.values() if hook is not None]
     db.executemany("INSERT OR REPLACE INTO hook VALUES (?, ?, ?, ?, ?, ?)", map(_row, held))
     tenants = ((hook.tenant, hook.api_token) for hook in held)

@@ -33,11 +33,13 @@ LABELS = {
     "createdAt": "created",
 }
 """The details of a hook, as the config API and as people call them."""
+ROTATED = {"previousHookUrl": "previous URL", "previousUntil": "valid until"}
+"""The same of a hook whose token was replaced, as long as the old one is valid."""
 
 
-@click.group(short_help="Create, list, show, delete, export and import hooks.")
+@click.group(short_help="Create, list, show, rotate, delete, export and import hooks.")
 def hooks() -> None:
-    """Create, list, show and delete the hooks of a tenant, through the config API.
+    """Create, list, show and delete the hooks of a tenant, and rotate their tokens, through the config API.
 
     \b
     export WEBHOOKD_URL=https://webhooks.example.org
@@ -133,6 +135,20 @@ def show_one(api: ConfigApi, token: str, as_json: bool) -> None:
 
 @hooks.command()
 @click.argument("token", shell_complete=hook_tokens)
+@click.option("--immediately", is_flag=True, help="End the old token at once.")
+@json_option
+@with_api
+def rotate(api: ConfigApi, token: str, immediately: bool, as_json: bool) -> None:
+    """Give the hook with TOKEN, which may be given as the hook's URL too, a new token and URL.
+
+    The old ones stay valid for the daemon's secret_grace, so that the sender can be switched without a lost delivery.
+    Naming the old token again changes nothing, and shows the new one; with --immediately it ends the old one.
+    """
+    _show_hook(api.ask("POST", hook_path(token) + "/rotate", document={"immediately": immediately}), as_json)
+
+
+@hooks.command()
+@click.argument("token", shell_complete=hook_tokens)
 @with_api
 def delete(api: ConfigApi, token: str) -> None:
     """Delete the hook with TOKEN, which may be given as the hook's URL too."""
@@ -144,7 +160,11 @@ def _show_hook(hook: dict[str, Any], as_json: bool) -> None:
         show_json(hook)
         return
     shown = {**hook, "createdAt": moment(hook["createdAt"]), "signed": "yes" if hook["signed"] else "no"}
-    for name, label in LABELS.items():
+    labels = dict(LABELS)
+    if "previousUntil" in hook:
+        shown["previousUntil"] = moment(hook["previousUntil"])
+        labels |= ROTATED
+    for name, label in labels.items():
         show(f"{label + ':':17}{printable(str(shown.get(name, 'none')))}")
 
 
