@@ -32,6 +32,8 @@ def page(chromium: Browser, daemon: Daemon):
     yield chromium
     chromium.check_complaints()
     chromium.driver.delete_all_cookies()
+    chromium.open("about:blank")  # a page that is left open misses its daemon
+    chromium.driver.get_log("browser")
 
 
 def create(page: Browser, datasource: str, event: str, secret: str = "") -> None:
