@@ -22,6 +22,7 @@ from webhookd.http_openapi import openapi
 from webhookd.http_operations import PATHS
 from webhookd.records import Records
 from webhookd.registry import load
+from webhookd.replay import Replayer
 from webhookd.schema import Schemas
 from webhookd.settings import Settings
 
@@ -75,7 +76,7 @@ def test_the_schemas_of_events_hold_where_they_stand():
 def test_every_route_is_described_and_no_other():
     registry = load()
     records = Records(HookTable(), registry, per_hook=1, max_bytes=1)
-    app = tenant_api(Settings(), None, records, registry, Schemas(registry))
+    app = tenant_api(Settings(), None, Replayer(records, None), registry, Schemas(registry))
     served = {
         re.sub(r"\(\[\^/\]\+\)", "{}", rule.matcher.regex.pattern.removesuffix("$")).replace("\\", ""): set(
             rule.target.ALLOW
@@ -176,7 +177,10 @@ def test_messages_are_as_described(daemon):
     assert daemon.deliver(hook, b'{"of": "no schema at all"}', sender).status == 204
     (message,) = daemon.messages()
     schema = document["components"]["schemas"]["headers"]
-    assert set(message["headers"]) == set(schema["properties"]) - {"traceparent"}  # of traces, which are off
+    assert set(message["headers"]) == set(schema["properties"]) - {
+        "traceparent",
+        "replayOf",
+    }  # neither traced nor a replay
     jsonschema.validate(message["headers"], schema)
     known = document["components"]["messages"]["github.issues"]["payload"]
     assert known["schema"]["$schema"].endswith("2020-12/schema")

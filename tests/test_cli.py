@@ -72,7 +72,7 @@ def test_the_list_of_commands_is_that_of_the_contract():
     done = call("--help")
     listed = re.findall(r"^  ([a-z]+)  ", done.out.partition("Commands:")[2], re.MULTILINE)
     assert listed == [
-        *("serve", "dev", "check", "hooks", "why", "token", "send", "tail", "spool", "plugins", "completion")
+        *("serve", "dev", "check", "hooks", "why", "replay", "token", "send", "tail", "spool", "plugins", "completion")
     ]
     assert call("-V").out == call("--version").out == f"webhookd {__version__}\n"
 
@@ -80,7 +80,7 @@ def test_the_list_of_commands_is_that_of_the_contract():
 def test_what_data_is_printed_can_be_had_as_json():
     printing = {names for names in families() if "--json" in call(*names, "--help").out}
     assert printing >= {
-        *{("check",), ("why",), ("token",), ("send",), ("tail",)},
+        *{("check",), ("why",), ("replay",), ("hooks", "deliveries"), ("token",), ("send",), ("tail",)},
         *{("spool", name) for name in ("status", "list", "retry", "drop")},
         *{("hooks", name) for name in ("create", "list", "show")},
         *{("plugins", name) for name in ("list", "show")},

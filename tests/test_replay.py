@@ -10,7 +10,7 @@ import time
 
 import pytest
 from far_side import FarSide
-from harness import Daemon
+from harness import Daemon, mint
 
 SECRET = "a secret for these tests"
 WHSEC = "whsec_" + base64.b64encode(b"a key of some bytes").decode()
@@ -175,3 +175,26 @@ def test_a_message_in_rabbitmq_names_what_it_is_a_replay_of(tmp_path, vhost):
         asyncio.run(deliver_and_replay(daemon, vhost))
         receipt = next(one["id"] for one in seen(daemon, daemon.hook("github", "push")) if one["outcome"] == "accepted")
         assert "not kept" in replay(daemon, daemon.hook("github", "push"), receipt, 409)["detail"]
+
+
+def test_the_commands(daemon):
+    hook = daemon.hook("github", "push", secret="another secret")
+    for number in range(3):
+        body = b'{"number": %d}' % number
+        daemon.deliver(hook, body, github(body))
+    url, token = hook["hookUrl"], {"WEBHOOKD_TOKEN": mint(42), "WEBHOOKD_URL": f"http://127.0.0.1:{daemon.port}"}
+    listed = daemon.run("hooks", "deliveries", url, "--json", **token)
+    ids = [json.loads(line)["id"] for line in listed.stdout.splitlines()]
+    assert ids == [one["id"] for one in seen(daemon, hook)]
+    table = daemon.run("hooks", "deliveries", url, "--outcome", "refused", **token).stdout
+    assert all(id_ in table for id_ in ids)
+    wrong = daemon.run("replay", url, ids[0], **token)
+    assert (wrong.returncode, "1 of 1 were not accepted" in wrong.stderr) == (1, True)
+    daemon.hook("github", "push", secret=SECRET)
+    one = daemon.run("replay", url, ids[0], "--json", **token)
+    assert (one.returncode, json.loads(one.stdout)["replayOf"]) == (0, ids[0])
+    rest = daemon.run("replay", url, "--outcome", "refused", "--reason", "signature", **token)
+    assert (rest.returncode, rest.stdout.count("accepted, receipt")) == (0, 2)
+    assert daemon.run("replay", url, "--outcome", "refused", **token).stdout == "nothing to replay\n"
+    assert len(daemon.messages()) == 3
+    assert daemon.run("replay", url, **token).returncode == 2

@@ -49,6 +49,9 @@ class MessageHeaders(msgspec.Struct, kw_only=True, rename="camel", forbid_unknow
         ]
         | UnsetType
     ) = UNSET
+    replay_of: Annotated[str, Meta(description="The id of the delivery that this is a replay of; only of replays.")] | (
+        UnsetType
+    ) = UNSET
     schema_error: Annotated[str, Meta(description="How the body does not fit its schema: the first fault.")] | (
         UnsetType
     ) = UNSET

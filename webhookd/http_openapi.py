@@ -37,7 +37,9 @@ _ABOUT = (
 def openapi(public_url: str | None, max_body: int) -> Json:
     """Return the document for a daemon that senders reach at `public_url` and that takes bodies of `max_body` bytes."""
     shown = [op.shape for ops in PATHS.values() for op in ops.values() if op.shape is not None]
-    _, schemas = msgspec.json.schema_components([*shown, shapes.Problem, *FAULTS.values()], ref_template=REF)
+    _, schemas = msgspec.json.schema_components(
+        [*shown, shapes.ReplayRequest, shapes.Problem, *FAULTS.values()], ref_template=REF
+    )
     return {
         "openapi": "3.1.0",
         "info": {

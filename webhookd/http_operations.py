@@ -64,6 +64,7 @@ OWN: Refusals = (errors.NotFound, *STORED)
 """What every request about one hook may be refused for."""
 REMEMBERED: Refusals = (errors.NotFound, *BEARER, errors.Stopping)
 """What every request about deliveries of a hook may be refused for: they are in memory, and need no store."""
+REPLAYED: Refusals = (errors.InvalidInput, errors.NotReplayable, errors.BodyTooLarge, *REMEMBERED)
 ADDRESS: Refusals = (errors.UnknownHook, errors.HooksNotCurrent)
 DELIVERY: Refusals = (
     *ADDRESS,
@@ -154,6 +155,26 @@ PATHS: Mapping[str, Mapping[str, Operation]] = MappingProxyType(
                 Explanation,
                 parameters=(_TOKEN, _ID),
                 refusals=(errors.InvalidInput, *REMEMBERED),
+            ),
+        },
+        "/wh/config/{token}/deliveries/replay": {
+            "POST": Operation(
+                "replayDeliveries",
+                "Replay the deliveries that ended in one way",
+                "At most 50 at a time, oldest first. Each is put through the same checks again, and published with the"
+                " header `replayOf`. Left out are replays, and what was replayed and accepted already.",
+                200,
+                "What became of each.",
+                shapes.ReplayPage,
+                parameters=(_TOKEN,),
+                takes=shapes.ReplayRequest.__name__,
+                refusals=(errors.UnsupportedContentType, *REPLAYED),
+            ),
+        },
+        "/wh/config/{token}/deliveries/{id}/replay": {
+            "POST": Operation(
+                "replayDelivery", "Replay a delivery", "It is put through the same checks again.", 200,
+                "The delivery that it is now.", shapes.OneDelivery, parameters=(_TOKEN, _ID), refusals=REPLAYED,
             ),
         },
         "/wh/datasources": {

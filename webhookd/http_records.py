@@ -91,7 +91,7 @@ class DeliveryHandler(RecordsHandler):
         """Show it."""
         record = self.record(token, id_)
         self.parameters()
-        body = self.node.records.body(token, id_)
+        body = self.node.records.body(self.own_hook(token).token, id_)
         self.write_json({"node": self.node.name, **shown(record), **shown_body(body), "hasBody": body is not None})
 
 
@@ -105,7 +105,7 @@ class ReplayHandler(RecordsHandler):
         record = self.record(token, id_)
         self.parameters()
         replay = await self.node.replayer.one(self.own_hook(token), record)
-        self.write_json({"node": self.node.name, **_ended(replay)})
+        self.write_json({"node": self.node.name, **shown(replay)})
 
 
 class ReplaysHandler(RecordsHandler):
@@ -126,13 +126,9 @@ class ReplaysHandler(RecordsHandler):
         self.write_json(document)
 
 
-def _ended(replay: Record) -> dict[str, Any]:
-    return {name: value for name, value in shown(replay).items() if name != "headers"}
-
-
 def _told(one: Replayed) -> dict[str, Any]:
     if isinstance(one.outcome, Record):
-        return _ended(one.outcome)
+        return shown(one.outcome)
     error = one.outcome
     return {"replayOf": one.record.id, "outcome": "not replayed", "status": error.status, "detail": error.detail}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, UnsetType
@@ -87,6 +87,25 @@ class DeliveryPage(msgspec.Struct, kw_only=True):
     node: Node
     deliveries: list[DeliveryDetails]
     next: Annotated[str, Meta(description="To be given as `before` for the page behind.")] | UnsetType = UNSET
+
+
+class ReplayRequest(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    """Which deliveries to replay."""
+
+    outcome: Annotated[Literal["refused", "accepted"], Meta(description="Those that ended so.")]
+    reason: Annotated[str | None, Meta(description="Of these, the ones with this reason.")] = None
+    after: Annotated[str | None, Meta(description="The `next` of the answer before.")] = None
+
+
+class ReplayPage(msgspec.Struct, kw_only=True):
+    """What became of each replay, oldest first."""
+
+    node: Node
+    replays: Annotated[
+        list[dict[str, Any]],
+        Meta(description="The delivery that each is; or, `not replayed`, `replayOf`, `status` and `detail` say why."),
+    ]
+    next: Annotated[str, Meta(description="To be given as `after` for the rest.")] | UnsetType = UNSET
 
 
 class InputFault(msgspec.Struct):

@@ -10,6 +10,7 @@ import click
 from webhookd.cli.api_options import hook_path, with_api
 from webhookd.cli.completing import datasource_names, event_names, hook_tokens
 from webhookd.cli.config_api import ConfigApi
+from webhookd.cli.deliveries import deliveries
 from webhookd.cli.hooks_export import export_hooks
 from webhookd.cli.hooks_import import import_hooks
 from webhookd.cli.output import json_option, moment, printable, say, show, show_json, show_table
@@ -145,3 +146,6 @@ def _show_hook(hook: dict[str, Any], as_json: bool) -> None:
     shown = {**hook, "createdAt": moment(hook["createdAt"]), "signed": "yes" if hook["signed"] else "no"}
     for name, label in LABELS.items():
         show(f"{label + ':':17}{printable(str(shown.get(name, 'none')))}")
+
+
+hooks.add_command(deliveries)

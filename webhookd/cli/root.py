@@ -20,6 +20,7 @@ COMMANDS = {
     "check": ("check", "Check settings, state directory, store, broker, keys and plugins."),
     "hooks": ("hooks", "Create, list, show, delete, export and import hooks."),
     "why": ("why", "Say why a delivery was refused, and what to do."),
+    "replay": ("replay", "Publish deliveries again that are remembered: refused ones, say, whose fault is mended."),
     "token": ("token", "Mint a bearer token for the config API."),
     "send": ("send", "Send a sample delivery to a hook, signed as its datasource signs."),
     "tail": ("tail", "Show accepted messages."),
