@@ -35,10 +35,10 @@ const CHARTS = {
 let seconds = [];
 let charts = [];
 
-// uPlot's own range of a single point would be years.
+// At least one minute: uPlot's own range of a single point would be years.
 const lastMinutes = () => {
   const end = seconds.at(-1)?.at ?? Date.now() / 1000;
-  return [end - KEPT, end];
+  return [Math.max(end - KEPT, Math.min(seconds[0]?.at ?? end, end - 60)), end];
 };
 
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
