@@ -4,11 +4,14 @@ import contextlib
 import re
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from urllib.parse import urlencode
 
 import pytest
 import websocket
-from harness import Answer, Daemon, mint, request, until
+from harness import Answer, Daemon, free_port, mint, request, until
+
+from webhookd.console.remedies import FAULTS
 
 POLICY = {"default-src": "'none'", "script-src": "'self'", "style-src": "'self'", "frame-ancestors": "'none'"}
 
@@ -269,6 +272,29 @@ def test_the_overview_is_for_whoever_reaches_the_listener_and_names_no_tenant(da
     socket.close()
     for word in ("secretive", "somebody", hook["token"]):
         assert word not in told
+
+
+def test_the_overview_says_what_a_stopped_broker_is_and_what_to_do(tmp_path):
+    with Daemon(tmp_path, broker=f"amqp://127.0.0.1:{free_port()}") as daemon:
+        stranger = Visitor(daemon)
+        until(lambda: "broker down" in stranger.get("/overview").body.decode())
+        page = stranger.get("/overview").body.decode()
+        assert "It works, and something is wrong" in page
+        assert "Start RabbitMQ" in page
+        assert '"degraded"' in stranger.socket("/overview/live").recv()
+
+
+def test_every_fault_of_the_daemon_has_a_remedy():
+    source = (Path(__file__).parents[1] / "webhookd" / "vitals.py").read_text()
+    words = [
+        *re.findall(r'yield f?"([a-z][a-z ]+)', source),
+        "broker down",
+        "broker blocked",
+        "unroutable",
+        "set aside",
+    ]
+    assert len(words) > 8
+    assert [word for word in words if not any(word.startswith(known) for known in FAULTS)] == []
 
 
 def test_what_a_sender_writes_is_shown_and_never_run(visitor):
