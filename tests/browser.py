@@ -22,7 +22,6 @@ class Browser:
 
     def __init__(self, driver: webdriver.Chrome) -> None:
         self.driver = driver
-        self.complaints: list[str] = []
 
     def open(self, url: str) -> None:
         self.driver.get(url)
@@ -77,8 +76,8 @@ class Browser:
 
     def check_complaints(self) -> None:
         """Assert that the browser has refused nothing (by the page's policy) and that no script has failed."""
-        self.complaints += [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]
-        assert self.complaints == []
+        complaints = [entry["message"] for entry in self.driver.get_log("browser") if entry["level"] == "SEVERE"]
+        assert not complaints, complaints
 
 
 @contextmanager

@@ -11,6 +11,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import jwt
 import pytest
@@ -121,6 +122,29 @@ def test_the_first_minute_of_a_newcomer(tmp_path, name):
         assert second.stop() == 0
     assert {stat.S_IMODE(path.stat().st_mode) for path in (folder / "webhookd-data").iterdir()} == {0o600}
     assert not (folder / "webhookd-data" / "dev.key").exists()
+
+
+def test_the_link_to_the_console_signs_in_once(tmp_path):
+    with dev(tmp_path) as newcomer:
+        newcomer.ready()
+        link = urlsplit(newcomer.line(r"http://\S+/console/enter\S+"))
+        path = f"{link.path}?{link.query}"
+        ahead = request(link.port, "GET", path, headers={"Sec-Purpose": "prefetch"})
+        assert (ahead.status, ahead.headers["Set-Cookie"]) == (404, None)
+        entered = request(link.port, "GET", path)
+        assert (entered.status, entered.headers["Location"]) == (303, "/console/hooks")
+        cookie = entered.headers["Set-Cookie"].partition(";")[0]
+        assert b"demo" in request(link.port, "GET", "/console/hooks", headers={"Cookie": cookie}).body
+        again = request(link.port, "GET", path)
+        assert (again.status, again.headers["Set-Cookie"]) == (403, None)
+        assert b"was used already" in again.body
+
+
+def test_the_link_to_the_console_is_for_this_machine_alone(tmp_path):
+    with dev(tmp_path, "--admin-listen", f"0.0.0.0:{free_port()}") as newcomer:
+        newcomer.ready()
+        assert "/console\n" in newcomer.text
+        assert "/console/enter" not in newcomer.text
 
 
 def test_dev_without_an_admin_listener_in_plain_text_where_it_is_no_terminal(tmp_path):

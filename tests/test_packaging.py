@@ -92,6 +92,13 @@ def test_wheel_ships_the_packages_and_their_data_and_nothing_else(shipped: Shipp
         assert sources <= shipped.in_wheel, f"missing: {sorted(sources - shipped.in_wheel)}"
 
 
+def test_wheel_ships_what_the_console_is_made_of_and_the_licence_of_its_charts(shipped: Shipped) -> None:
+    folder = ROOT / "webhookd" / "console"
+    made = {path for kind in ("templates", "static") for path in (folder / kind).rglob("*") if path.is_file()}
+    assert {f"webhookd/{path.relative_to(ROOT / 'webhookd')}" for path in made} <= shipped.in_wheel
+    assert "webhookd/console/static/uplot/LICENSE" in shipped.in_wheel
+
+
 def test_metadata_names_licence_python_and_readme(shipped: Shipped) -> None:
     with zipfile.ZipFile(shipped.wheel) as archive:
         text = archive.read(f"webhookd-{webhookd.__version__}.dist-info/METADATA").decode()

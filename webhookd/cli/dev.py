@@ -122,8 +122,10 @@ class Guide:
             f"webhookd {__version__} is running. Ctrl-C stops it.": (
                 f"deliveries, config API   {url}",
                 f"livez, readyz, metrics   {bound.admin_url or 'nowhere'}",
+                *([f"the console              {bound.admin_url}/console"] if bound.console else []),
                 f"hooks and messages in    {folder}",
             ),
+            **_invitation(bound, token),
             f"A bearer token of tenant {self.tenant}, valid until this stops:": (token,),
             f"A hook of that tenant, for the datasource {DATASOURCE} and the event {EVENT}:": (hook_url,),
             "Send it a delivery, from another terminal:": (
@@ -140,6 +142,16 @@ class Guide:
                 show(f"  {line}")
             show()
         show("Deliveries that are accepted show up here:", bold=True)
+
+
+def _invitation(bound: Bound, token: str) -> dict[str, tuple[str, ...]]:
+    """Return how to get into the console: by a link that works once, where nobody but this machine can follow it."""
+    host = urlsplit(bound.admin_url or "").hostname
+    if bound.console is None or host not in ("127.0.0.1", "::1"):
+        return {}
+    return {
+        "See deliveries in the console; this link signs in, once:": (f"{bound.admin_url}{bound.console.invite(token)}",)
+    }
 
 
 def _command() -> str:

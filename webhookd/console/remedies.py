@@ -31,7 +31,10 @@ def of_faults(readiness: Readiness) -> list[tuple[str, str]]:
 
 def of_refusals(counts: Iterable[tuple[str, int]]) -> list[tuple[str, int, str]]:
     """Return reasons of refused deliveries and their counts, each with its remedy."""
-    return [(reason, count, general(REMEDIES[reason].remedy) if reason in REMEDIES else "") for reason, count in counts]
+    return [
+        (reason, count, general(REMEDIES[reason].remedy).replace("`", "") if reason in REMEDIES else "")
+        for reason, count in counts
+    ]
 
 
 def _first(fault: str) -> str:

@@ -26,6 +26,7 @@ HOUR = 60
 MOST_INDENTED = 40
 """Nesting beyond this is not indented further."""
 
+_CODE = re.compile("`([^`]+)`")
 _TOKEN = re.compile(
     r'(?P<string>"(?:[^"\\]|\\.)*")|(?P<number>-?\d[\d.eE+-]*)|(?P<word>true|false|null)|(?P<mark>[\[\]{},:])',
     re.DOTALL,
@@ -36,6 +37,11 @@ def moment(ms: int) -> str:
     """Return a time (ms since the epoch) as HTML that the page's script turns into local words."""
     at = datetime.fromtimestamp(ms / 1000, UTC)
     return f'<time datetime="{at.isoformat(timespec="milliseconds")}">{at:%Y-%m-%d %H:%M:%S} UTC</time>'
+
+
+def words(text: str) -> str:
+    """Return a sentence as HTML; what stands in backticks is set as code."""
+    return _CODE.sub(r"<code>\1</code>", escape(text))
 
 
 def size(count: int) -> str:

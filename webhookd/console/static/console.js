@@ -86,6 +86,7 @@ document.addEventListener("DOMContentLoaded", () => {
   localTimes(document);
   suggestEvents();
   liveDeliveries();
+  document.querySelector("[aria-invalid=true]")?.focus();
   for (const button of document.querySelectorAll("[data-copy]")) button.addEventListener("click", () => copy(button));
   for (const button of document.querySelectorAll("[data-make]")) {
     button.hidden = false;

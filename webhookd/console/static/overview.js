@@ -35,6 +35,12 @@ const CHARTS = {
 let seconds = [];
 let charts = [];
 
+// At least one minute: uPlot's own range of a single point would be years.
+const lastMinutes = () => {
+  const end = seconds.at(-1)?.at ?? Date.now() / 1000;
+  return [Math.max(end - KEPT, Math.min(seconds[0]?.at ?? end, end - 60)), end];
+};
+
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
 function draw() {
@@ -47,7 +53,7 @@ function draw() {
       height: 190,
       cursor: { points: { size: 6 }, drag: { x: false, y: false } },
       legend: { live: true },
-      scales: { x: { time: true }, y: { range: (_, low, high) => [0, Math.max(high * 1.1, 1)] } },
+      scales: { x: { time: true, range: lastMinutes }, y: { range: (_, low, high) => [0, Math.max(high * 1.1, 1)] } },
       axes: [{ ...axis, space: 70, grid: { show: false } }, { ...axis, size: 48, values: (_, ticks) => ticks.map((tick) => number(tick, 2)) }],
       series: [{}, ...lines.map(([label, name]) => ({
         label, stroke: colour(name), width: 1.75, points: { show: false }, spanGaps: false,

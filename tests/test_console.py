@@ -1,0 +1,325 @@
+"""The console over HTTP: who may see what, and what a browser's page of another site cannot do."""
+
+import contextlib
+import re
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from urllib.parse import urlencode
+
+import pytest
+import websocket
+from harness import Answer, Daemon, free_port, mint, request, until
+
+from webhookd.console.remedies import FAULTS
+
+POLICY = {"default-src": "'none'", "script-src": "'self'", "style-src": "'self'", "frame-ancestors": "'none'"}
+
+
+class Visitor:
+    """A browser without pictures: keeps its cookie, sends the Origin of its pages."""
+
+    def __init__(self, daemon: Daemon, tenant: object = 42, **claims: object) -> None:
+        self.daemon = daemon
+        self.origin = f"http://127.0.0.1:{daemon.admin_port}"
+        self.cookie = ""
+        self.token = mint(tenant, **claims)
+        daemon.canaries.add(self.token)
+
+    def get(self, path: str, headers: Mapping[str, str] | None = None) -> Answer:
+        sent = {"Cookie": self.cookie} if self.cookie else {}
+        return request(self.daemon.admin_port, "GET", f"/console{path}", None, sent | dict(headers or {}))
+
+    def post(self, path: str, headers: Mapping[str, str] | None = None, **fields: str) -> Answer:
+        sent = {"Content-Type": "application/x-www-form-urlencoded", "Origin": self.origin}
+        sent |= {"Cookie": self.cookie} if self.cookie else {}
+        sent |= dict(headers or {})
+        body = urlencode(fields).encode()
+        return request(self.daemon.admin_port, "POST", f"/console{path}", body, {k: v for k, v in sent.items() if v})
+
+    def sign_in(self, headers: Mapping[str, str] | None = None, **fields: str) -> Answer:
+        answer = self.post("/sign-in", headers, **({"token": self.token} | fields))
+        if "Set-Cookie" in answer.headers:
+            self.cookie = answer.headers["Set-Cookie"].partition(";")[0]
+            self.daemon.canaries.add(self.cookie.partition("=")[2])
+        return answer
+
+    @property
+    def csrf(self) -> str:
+        return re.search(r'name="csrf" value="([^"]+)"', self.get("/hooks").body.decode())[1]
+
+    def socket(self, path: str, **options: object) -> websocket.WebSocket:
+        options.setdefault("origin", self.origin)
+        return websocket.create_connection(
+            f"ws://127.0.0.1:{self.daemon.admin_port}/console{path}", cookie=self.cookie, timeout=20, **options
+        )
+
+
+@pytest.fixture
+def visitor(daemon: Daemon) -> Visitor:
+    one = Visitor(daemon)
+    assert one.sign_in().status == 303
+    return one
+
+
+def test_nothing_of_a_tenant_is_shown_without_a_session(daemon):
+    hook = daemon.hook("github", "push")
+    stranger = Visitor(daemon)
+    for path in (
+        "/hooks",
+        "/hooks/new",
+        *(f"/hooks/{hook['token']}{part}" for part in ("", "/edit", "/delete", "/sample")),
+    ):
+        answer = stranger.get(path)
+        assert (answer.status, answer.body) == (303, b"")
+        assert answer.headers["Location"].startswith("/console/sign-in?next=%2Fconsole%2Fhooks")
+    stranger.cookie = "webhookd_console=made-up"
+    assert stranger.get("/hooks").status == 303
+    assert stranger.post(f"/hooks/{hook['token']}/delete", csrf="x").headers["Location"] == "/console/sign-in"
+    assert daemon.config("GET").json == [hook]
+
+
+def test_the_cookie_is_out_of_the_reach_of_scripts_and_other_sites(daemon):
+    flags = Visitor(daemon).sign_in().headers["Set-Cookie"].split("; ")[1:]
+    assert set(flags) == {"HttpOnly", "Path=/console", "SameSite=Strict"}
+
+
+def test_over_https_the_cookie_is_never_sent_without_it(tmp_path):
+    with Daemon(tmp_path, console_hosts="console.example") as daemon:
+        headers = {"Host": "console.example", "Origin": "https://console.example"}
+        answer = Visitor(daemon).sign_in(headers)
+        assert answer.status == 303
+        assert "Secure" in answer.headers["Set-Cookie"].split("; ")
+
+
+def test_every_answer_forbids_what_no_page_needs(visitor):
+    for path in ("/sign-in", "/hooks", "/overview", "/nowhere", "/static/console.css"):
+        headers = visitor.get(path).headers
+        policy = dict(part.split(" ", 1) for part in headers["Content-Security-Policy"].split("; "))
+        assert POLICY.items() <= policy.items()
+        assert "unsafe" not in headers["Content-Security-Policy"]
+        assert headers["X-Content-Type-Options"] == "nosniff"
+        assert headers["Referrer-Policy"] == "same-origin"
+        assert "Server" not in headers
+    assert visitor.get("/hooks").headers["Cache-Control"] == "no-store"
+
+
+def test_pages_have_no_script_or_style_of_their_own_and_ask_no_other_host(visitor):
+    token = visitor.daemon.hook("github", "push")["token"]
+    for path in ("/sign-in", "/hooks", "/hooks/new", f"/hooks/{token}", "/overview"):
+        page = visitor.get(path).body.decode()
+        assert re.findall(r"<script(?![^>]*\bsrc=)", page) == []
+        assert re.findall(r"<style|\sstyle=|\son\w+=", page) == []
+        assert [
+            url for url in re.findall(r'(?:src|href|action)="([^"]*)"', page) if not re.match(r"/console|#", url)
+        ] == []
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example:80", "10.0.0.1", "[::2]"]
+)
+def test_another_host_name_is_refused(visitor, host):
+    for path in ("", "/sign-in", "/hooks", "/overview", "/static/console.js"):
+        assert visitor.get(path, {"Host": host}).status == 421
+    assert visitor.post("/sign-in", {"Host": host, "Origin": f"http://{host}"}, token=visitor.token).status == 421
+
+
+@pytest.mark.parametrize("host", ["localhost", "localhost:9999", "127.0.0.1:1", "[::1]:9180", "LOCALHOST"])
+def test_this_machine_is_known_by_its_names(visitor, host):
+    assert visitor.get("/hooks", {"Host": host}).status == 200
+
+
+@pytest.mark.parametrize(
+    "origin", ["", "null", "http://evil.example", "http://127.0.0.1:1", "http://localhost:3000", "file://"]
+)
+def test_a_form_of_another_page_does_nothing(visitor, origin):
+    hook = visitor.daemon.hook("github", "push")
+    csrf = visitor.csrf
+    for path in (f"/hooks/{hook['token']}/delete", "/hooks/new", "/sign-out", "/sign-in"):
+        assert visitor.post(path, {"Origin": origin}, csrf=csrf, token=visitor.token).status == 403
+    assert visitor.daemon.config("GET").json == [hook]
+
+
+def test_a_form_without_the_token_of_its_session_does_nothing(visitor):
+    hook = visitor.daemon.hook("github", "push")
+    other = Visitor(visitor.daemon)
+    other.sign_in()
+    for csrf in ("", "x", other.csrf, "\u20ac"):
+        for part in ("delete", "edit", "sample", "replay"):
+            assert visitor.post(f"/hooks/{hook['token']}/{part}", csrf=csrf).status == 403
+    assert visitor.daemon.config("GET").json == [hook]
+    assert visitor.daemon.messages() == []
+
+
+def test_another_tenants_hook_is_as_little_there_as_a_missing_one(visitor):
+    daemon = visitor.daemon
+    foreign = daemon.hook("github", "push", tenant=7)["token"]
+    missing = "0" * 40
+    csrf = visitor.csrf
+    delivery = "/deliveries/01890000-0000-7000-8000-000000000000"
+    for part in ("", "/edit", "/delete", "/sample", delivery):
+        answers = [visitor.get(f"/hooks/{token}{part}") for token in (foreign, missing)]
+        assert [answer.status for answer in answers] == [404, 404]
+        assert answers[0].body == answers[1].body
+    for part in ("/edit", "/delete", "/sample", "/replay", f"{delivery}/replay"):
+        assert visitor.post(f"/hooks/{foreign}{part}", csrf=csrf).status == 404
+    with pytest.raises(websocket.WebSocketBadStatusException) as refused:
+        visitor.socket(f"/hooks/{foreign}/live")
+    assert refused.value.status_code == 404
+    assert foreign not in visitor.get("/hooks").body.decode()
+    assert len(daemon.config("GET", tenant=7).json) == 1
+
+
+def test_a_session_ends_with_its_token(daemon):
+    visitor = Visitor(daemon, exp=int(time.time()) + 3)
+    assert visitor.sign_in().status == 303
+    assert visitor.get("/hooks").status == 200
+    until(lambda: visitor.get("/hooks").status == 303)
+    assert visitor.sign_in().status == 401
+
+
+def test_signing_out_ends_the_session_and_not_only_the_cookie(visitor):
+    answer = visitor.post("/sign-out", csrf=visitor.csrf)
+    assert (answer.status, answer.headers["Location"]) == (303, "/console/sign-in")
+    assert visitor.get("/hooks").status == 303
+
+
+def test_signing_in_again_gives_another_cookie(visitor):
+    first = visitor.cookie
+    assert visitor.sign_in(csrf=visitor.csrf).status == 303
+    assert visitor.cookie != first
+    second, visitor.cookie = visitor.cookie, first
+    assert visitor.get("/hooks").status == 303
+    visitor.cookie = second
+    assert visitor.get("/hooks").status == 200
+
+
+def test_attempts_are_bounded_and_the_token_is_not_shown(daemon):
+    visitor = Visitor(daemon)
+    bad = mint(42, key="another key, of at least 32 bytes, for the test")
+    daemon.canaries.add(bad)
+    answers = [visitor.sign_in(token=bad) for _ in range(11)]
+    assert [answer.status for answer in answers] == [401] * 10 + [429]
+    assert 1 <= int(answers[-1].headers["Retry-After"]) <= 6
+    assert all(bad.encode() not in answer.body for answer in answers)
+    assert visitor.sign_in().status == 429
+
+
+@pytest.mark.parametrize(
+    "after", ["https://evil.example", "//evil.example", "/wh/config", "/console/hooks/../x?y", "/console/hooks\r\nX: y"]
+)
+def test_signing_in_leads_nowhere_else(daemon, after):
+    assert Visitor(daemon).sign_in(next=after).headers["Location"] == "/console/hooks"
+
+
+def test_signing_in_leads_back_to_the_page_that_was_asked_for(daemon):
+    assert Visitor(daemon).sign_in(next="/console/hooks/new").headers["Location"] == "/console/hooks/new"
+
+
+@pytest.mark.parametrize(
+    ("options", "status"),
+    [({"origin": "http://evil.example"}, 403), ({"suppress_origin": True}, 403), ({"host": "evil.example"}, 421)],
+)
+def test_a_socket_of_another_page_is_refused(visitor, options, status):
+    token = visitor.daemon.hook("github", "push")["token"]
+    for path in (f"/hooks/{token}/live", "/overview/live"):
+        with pytest.raises(websocket.WebSocketBadStatusException) as refused:
+            visitor.socket(path, **options)
+        assert refused.value.status_code == status
+
+
+def test_a_socket_without_a_session_is_refused(daemon):
+    token = daemon.hook("github", "push")["token"]
+    with pytest.raises(websocket.WebSocketBadStatusException) as refused:
+        Visitor(daemon).socket(f"/hooks/{token}/live")
+    assert refused.value.status_code == 401
+
+
+def test_a_socket_tells_deliveries_of_its_hook_alone_and_ends_with_the_daemon(visitor):
+    daemon = visitor.daemon
+    hook, other = daemon.hook("mine", "a"), daemon.hook("mine", "b")
+    socket = visitor.socket(f"/hooks/{hook['token']}/live")
+    assert daemon.deliver(other, b'{"not": "this"}').status == 204
+    receipt = daemon.deliver(hook, b"{}").headers["X-Webhookd-Receipt"]
+    told = socket.recv()
+    assert receipt in told
+    assert other["token"] not in told
+    daemon.stop()
+    opcode, _ = socket.recv_data()
+    assert opcode == websocket.ABNF.OPCODE_CLOSE
+    socket.shutdown()
+
+
+def test_a_busy_hook_is_told_in_handfuls(visitor):
+    hook = visitor.daemon.hook("mine", "a")
+    socket = visitor.socket(f"/hooks/{hook['token']}/live")
+    for _ in range(60):
+        visitor.daemon.deliver(hook, b"{}")
+    seen = 0
+    while seen < 60:
+        seen += int(re.search(r'"count":(\d+)', socket.recv())[1])
+    assert seen == 60
+    socket.close()
+
+
+def test_the_overview_is_for_whoever_reaches_the_listener_and_names_no_tenant(daemon):
+    hook = daemon.hook("secretive", "thing", tenant="somebody")
+    daemon.deliver(hook, b"{}")
+    stranger = Visitor(daemon)
+    assert stranger.get("/overview").status == 200
+    socket = stranger.socket("/overview/live")
+    told = socket.recv() + socket.recv()
+    socket.close()
+    for word in ("secretive", "somebody", hook["token"]):
+        assert word not in told
+
+
+def test_the_overview_says_what_a_stopped_broker_is_and_what_to_do(tmp_path):
+    with Daemon(tmp_path, broker=f"amqp://127.0.0.1:{free_port()}") as daemon:
+        stranger = Visitor(daemon)
+        until(lambda: "broker down" in stranger.get("/overview").body.decode())
+        page = stranger.get("/overview").body.decode()
+        assert "It works, and something is wrong" in page
+        assert "Start RabbitMQ" in page
+        assert '"degraded"' in stranger.socket("/overview/live").recv()
+
+
+def test_every_fault_of_the_daemon_has_a_remedy():
+    source = (Path(__file__).parents[1] / "webhookd" / "vitals.py").read_text()
+    words = [
+        *re.findall(r'yield f?"([a-z][a-z ]+)', source),
+        "broker down",
+        "broker blocked",
+        "unroutable",
+        "set aside",
+    ]
+    assert len(words) > 8
+    assert [word for word in words if not any(word.startswith(known) for known in FAULTS)] == []
+
+
+def test_what_a_sender_writes_is_shown_and_never_run(visitor):
+    hook = visitor.daemon.hook("github", "push")
+    evil = "<script>alert(1)</script>"
+    visitor.daemon.deliver(
+        hook, f'["{evil}"'.encode(), {"X-GitHub-Event": evil, "X-GitHub-Delivery": evil, "X-Other": evil}
+    )
+    page = visitor.get(f"/hooks/{hook['token']}").body.decode()
+    (path,) = re.findall(r'href="/console(/hooks/[^"]+/deliveries/[^"]+)"', page)
+    for shown in (page, visitor.get(path).body.decode()):
+        assert evil not in shown
+    assert "&lt;script&gt;" in shown
+
+
+def test_there_is_none_where_it_is_switched_off(tmp_path):
+    with Daemon(tmp_path, console="false") as daemon:
+        assert request(daemon.admin_port, "GET", "/console").status == 404
+        assert request(daemon.admin_port, "GET", "/console/sign-in").status == 404
+
+
+def test_a_form_that_is_too_large_is_not_read(visitor):
+    hook = visitor.daemon.hook("mine", "thing")
+    csrf = visitor.csrf
+    with contextlib.suppress(ConnectionError):  # the answer may not be waited for
+        assert visitor.post(f"/hooks/{hook['token']}/sample", csrf=csrf, body=f'["{"x" * 2_000_000}"]').status == 400
+    assert visitor.post(f"/hooks/{hook['token']}/sample", csrf=csrf, body='["small"]').status == 303
+    assert len(visitor.daemon.messages()) == 1
