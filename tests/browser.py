@@ -42,6 +42,9 @@ class Browser:
     def until_text(self, css: str, words: str) -> None:
         WebDriverWait(self.driver, PATIENCE, 0.02, ignored_exceptions=()).until(lambda _: words in self.text(css))
 
+    def until_count(self, css: str, count: int) -> None:
+        WebDriverWait(self.driver, PATIENCE, 0.02).until(lambda _: len(self.all(css)) == count)
+
     def text(self, css: str = "main") -> str:
         script = "return [...document.querySelectorAll(arguments[0])].map((each) => each.innerText).join('\\n')"
         return self.driver.execute_script(script, css)

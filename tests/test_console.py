@@ -68,7 +68,7 @@ def test_nothing_of_a_tenant_is_shown_without_a_session(daemon):
     for path in (
         "/hooks",
         "/hooks/new",
-        *(f"/hooks/{hook['token']}{part}" for part in ("", "/edit", "/delete", "/sample")),
+        *(f"/hooks/{hook['token']}{part}" for part in ("", "/edit", "/rotate", "/delete", "/sample")),
     ):
         answer = stranger.get(path)
         assert (answer.status, answer.body) == (303, b"")
@@ -145,7 +145,7 @@ def test_a_form_without_the_token_of_its_session_does_nothing(visitor):
     other = Visitor(visitor.daemon)
     other.sign_in()
     for csrf in ("", "x", other.csrf, "\u20ac"):
-        for part in ("delete", "edit", "sample", "replay"):
+        for part in ("rotate", "delete", "edit", "sample", "replay"):
             assert visitor.post(f"/hooks/{hook['token']}/{part}", csrf=csrf).status == 403
     assert visitor.daemon.config("GET").json == [hook]
     assert visitor.daemon.messages() == []
@@ -157,11 +157,11 @@ def test_another_tenants_hook_is_as_little_there_as_a_missing_one(visitor):
     missing = "0" * 40
     csrf = visitor.csrf
     delivery = "/deliveries/01890000-0000-7000-8000-000000000000"
-    for part in ("", "/edit", "/delete", "/sample", delivery):
+    for part in ("", "/edit", "/rotate", "/delete", "/sample", delivery):
         answers = [visitor.get(f"/hooks/{token}{part}") for token in (foreign, missing)]
         assert [answer.status for answer in answers] == [404, 404]
         assert answers[0].body == answers[1].body
-    for part in ("/edit", "/delete", "/sample", "/replay", f"{delivery}/replay"):
+    for part in ("/edit", "/rotate", "/delete", "/sample", "/replay", f"{delivery}/replay"):
         assert visitor.post(f"/hooks/{foreign}{part}", csrf=csrf).status == 404
     with pytest.raises(websocket.WebSocketBadStatusException) as refused:
         visitor.socket(f"/hooks/{foreign}/live")

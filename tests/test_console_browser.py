@@ -105,6 +105,23 @@ def test_a_hook_from_its_creation_to_its_end(page: Browser, daemon: Daemon, reco
     assert [message["headers"].get("replayOf") is not None for message in daemon.messages()] == [False, True]
     page.pictures("replay")
 
+    # with another URL the old one works on for a time, and what was delivered stays
+    page.open(f"http://127.0.0.1:{daemon.admin_port}/console/hooks/{hook['token']}")
+    page.named("Rotate").click()
+    page.pictures("rotate")
+    page.named("Rotate", "main button").click()
+    page.until_text(".notice", "The hook has a new URL")
+    rotated = hook_of(daemon)
+    assert rotated["hookUrl"] != hook["hookUrl"]
+    assert page.one("#url").get_attribute("value") == rotated["hookUrl"]
+    assert hook["hookUrl"] in page.text(".old")
+    assert len(page.all(".row")) == 3
+    page.until_text("#live", "live")
+    for each in (hook, rotated):
+        assert daemon.deliver(each, b"{}").status == 204
+    page.until_count(".row", 5)
+    page.pictures("rotated")
+
     page.open(f"http://127.0.0.1:{daemon.admin_port}/console/hooks")
     page.pictures("hooks")
     page.one(".hookrow a").click()

@@ -10,7 +10,7 @@ from tornado import web
 
 from webhookd.console.console import ROOT, Console
 from webhookd.console.delivery_pages import DeliveryPage, HookPage, Replay, ReplayRefused, SamplePage
-from webhookd.console.hook_pages import DeleteHook, EditHook, HookList, NewHook, Start
+from webhookd.console.hook_pages import DeleteHook, EditHook, HookList, NewHook, RotateHook, Start
 from webhookd.console.hosts import Hosts
 from webhookd.console.live import HookLive, OverviewLive
 from webhookd.console.overview import Overview
@@ -35,6 +35,7 @@ PATHS: tuple[tuple[str, type[Guard]], ...] = (
     (f"{ROOT}/hooks/new", NewHook),
     (HOOK, HookPage),
     (f"{HOOK}/edit", EditHook),
+    (f"{HOOK}/rotate", RotateHook),
     (f"{HOOK}/delete", DeleteHook),
     (f"{HOOK}/sample", SamplePage),
     (f"{HOOK}/live", HookLive),

@@ -58,6 +58,7 @@ class HookPage(Deliveries):
         self.render(
             "hook.html",
             hook=hook,
+            old=hook.previous(self.console.service.now_ms()),
             source=self.console.service.datasources.get(hook.datasource),
             spark=self.spark(hook),
             records=shown[:PAGE],

@@ -118,6 +118,22 @@ class EditHook(HookFormPage):
         self.go(f"/hooks/{hook.token}", "changed")
 
 
+class RotateHook(Page):
+    """`/console/hooks/<token>/rotate`."""
+
+    def get(self, token: str) -> None:
+        """Ask whether the old URL is to work on for a time."""
+        self.render("rotate.html", hook=self.own_hook(token), grace=self.console.service.secret_grace)
+
+    async def post(self, token: str) -> None:
+        """Give the hook another URL."""
+        hook = self.own_hook(token)
+        self.need_store()
+        now = self.get_body_argument("when", "later") == "now"
+        hook = await self.console.service.rotate(hook, token, immediately=now)
+        self.go(f"/hooks/{hook.token}", "rotated")
+
+
 class DeleteHook(Page):
     """`/console/hooks/<token>/delete`."""
 

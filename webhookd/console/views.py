@@ -14,7 +14,7 @@ DONE = {
     "created": "The hook is there. Give its URL to the sender, or send a sample.",
     "changed": "The hook is changed.",
     "deleted": "The hook is deleted: deliveries to it are refused from now on.",
-    "rotated": "The hook has a new URL. Give it to the sender before the old one ends.",
+    "rotated": "The hook has a new URL. Give it to the sender.",
     "sent": "The sample was sent. It is the delivery on top of the list.",
     "replay": "This is the replay: the same delivery, checked again and published anew.",
     "replayed": "The refused deliveries were replayed, up to 50 at a time. What became of them is on top of the list.",
