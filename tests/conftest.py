@@ -22,12 +22,12 @@ settings.load_profile("webhookd")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Let `make faults` ask for more than the suite has time for."""
-    parser.addoption("--kills", type=int, default=50, help="how many times tests/faults kills the daemon (default: 50)")
+    parser.addoption("--kills", type=int, default=20, help="how many times tests/faults kills the daemon (default: 20)")
     parser.addoption("--rounds", type=int, default=1, help="how often a fault scenario strikes (default: 1)")
     parser.addoption("--pause", type=float, default=6, help="how long servers hang, in seconds (default: 6)")
-    parser.addoption("--outage", type=float, default=15, help="how long the broker is away, in seconds (default: 15)")
+    parser.addoption("--outage", type=float, default=8, help="how long the broker is away, in seconds (default: 8)")
     parser.addoption(
-        "--mixed", type=float, default=20, help="how long faults of all kinds go on, in seconds (default: 20)"
+        "--mixed", type=float, default=10, help="how long faults of all kinds go on, in seconds (default: 10)"
     )
     parser.addoption("--seed", type=int, default=1, help="what tests/faults draws its moments from (default: 1)")
 
