@@ -18,6 +18,7 @@ LAYERS = (
     {
         "datasource",
         "hook_fields",
+        "json_input",
         "ports",
         "auth",
         "body",

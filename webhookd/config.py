@@ -14,9 +14,9 @@ import msgspec
 
 from webhookd.auth import Caller
 from webhookd.datasource import Datasource
-from webhookd.errors import InvalidInput
 from webhookd.hook_fields import FIELDS
 from webhookd.ingest import Datasources, SchemaCheck
+from webhookd.json_input import json_object, refuse_faults
 from webhookd.model import MAX_SECRETS, Hook, OnMismatch, Secret, Validation
 from webhookd.rotation import new_token
 from webhookd.shapes import HookDetails
@@ -61,19 +61,14 @@ def read_wish(
 
     Raises `InvalidInput` with all that is wrong at once.
     """
-    try:
-        document = msgspec.json.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        raise InvalidInput("the body is not JSON") from None
-    if not isinstance(document, dict):
-        raise InvalidInput("the body is not a JSON object")
+    document = json_object(body)
     faults = _Faults()
     base_url = _origin(origins, faults)
     wish = _wish(document, faults)
     if wish is not None:
         _check_abilities(wish, datasources.get(wish.datasource), schemas, faults)
-    if faults or wish is None:
-        raise InvalidInput("; ".join(f"{fault['field']}: {fault['message']}" for fault in faults), faults)
+    refuse_faults(faults)
+    assert wish is not None  # noqa: S101 - for the type checker: without one there are faults
     return wish, base_url
 
 

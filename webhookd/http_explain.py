@@ -22,7 +22,7 @@ class ExplainHandler(RecordsHandler):
 
     async def get(self, token: str, id_: str) -> None:
         """Explain it."""
-        hook, record = self.own_hook(token), self.record(token, id_)
+        hook, record = self.own_record(token, id_)
         self.parameters()
         self.write_json(await self.explainer.explain(hook, record))
 

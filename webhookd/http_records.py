@@ -6,12 +6,11 @@ import base64
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-import msgspec
-
 from webhookd.body import check_content_type
-from webhookd.errors import InvalidInput, NotFound
+from webhookd.errors import NotFound
 from webhookd.http_config import ConfigHandler, Route
-from webhookd.model import Record
+from webhookd.json_input import json_object, refuse_faults
+from webhookd.model import Hook, Record
 from webhookd.record_view import MOST, PAGE, shown
 from webhookd.records import OUTCOMES, Records
 from webhookd.replay import Replayed, Replayer, Wanted
@@ -51,15 +50,16 @@ class RecordsHandler(ConfigHandler):
                 faults.append({"field": name, "message": f"unknown parameter; {known}"})
             elif len(values) > 1:
                 faults.append({"field": name, "message": "must be given once"})
-        _raise(faults)
+        refuse_faults(faults)
         return {name: values[0].decode("latin-1") for name, values in self.request.query_arguments.items()}
 
-    def record(self, token: str, id_: str) -> Record:
-        """Return a record of the caller's own hook; raises `NotFound`."""
-        record = self.node.records.get(self.own_hook(token).token, id_)
+    def own_record(self, token: str, id_: str) -> tuple[Hook, Record]:
+        """Return the caller's own hook and a record of it; raises `NotFound`."""
+        hook = self.own_hook(token)
+        record = self.node.records.get(hook.token, id_)
         if record is None:
             raise NotFound(NOBODY)
-        return record
+        return hook, record
 
 
 class DeliveriesHandler(RecordsHandler):
@@ -89,9 +89,9 @@ class DeliveryHandler(RecordsHandler):
 
     def get(self, token: str, id_: str) -> None:
         """Show it."""
-        record = self.record(token, id_)
+        hook, record = self.own_record(token, id_)
         self.parameters()
-        body = self.node.records.body(self.own_hook(token).token, id_)
+        body = self.node.records.body(hook.token, id_)
         self.write_json({"node": self.node.name, **shown(record), **shown_body(body), "hasBody": body is not None})
 
 
@@ -102,9 +102,9 @@ class ReplayHandler(RecordsHandler):
 
     async def post(self, token: str, id_: str) -> None:
         """Replay it, and say what became of it."""
-        record = self.record(token, id_)
+        hook, record = self.own_record(token, id_)
         self.parameters()
-        replay = await self.node.replayer.one(self.own_hook(token), record)
+        replay = await self.node.replayer.one(hook, record)
         self.write_json({"node": self.node.name, **shown(replay)})
 
 
@@ -135,12 +135,7 @@ def _told(one: Replayed) -> dict[str, Any]:
 
 def _wanted(body: bytes) -> Wanted:
     """Read the body of a request for replays; raises `InvalidInput` with all that is wrong."""
-    try:
-        document = msgspec.json.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        raise InvalidInput("the body is not JSON") from None
-    if not isinstance(document, dict):
-        raise InvalidInput("the body is not a JSON object")
+    document = json_object(body)
     known = ("outcome", "reason", "after")
     faults = [
         {"field": name, "message": f"unknown field; known are {', '.join(known)}"}
@@ -151,7 +146,7 @@ def _wanted(body: bytes) -> Wanted:
     faults += [{"field": name, "message": "must be a string"} for name in given if not isinstance(given[name], str)]
     if given.get("outcome") not in REPLAYABLE:
         faults.append({"field": "outcome", "message": f"must be one of {', '.join(REPLAYABLE)}"})
-    _raise(faults)
+    refuse_faults(faults)
     return Wanted(**given)
 
 
@@ -186,10 +181,5 @@ def _limit(asked: dict[str, str]) -> int:
     limit = int(text) if text.isascii() and text.isdigit() and len(text) <= len(str(MOST)) else 0
     if not 1 <= limit <= MOST:
         faults.append({"field": "limit", "message": f"must be a whole number from 1 to {MOST}"})
-    _raise(faults)
+    refuse_faults(faults)
     return limit
-
-
-def _raise(faults: list[dict[str, str]]) -> None:
-    if faults:
-        raise InvalidInput("; ".join(f"{fault['field']}: {fault['message']}" for fault in faults), faults)

@@ -6,7 +6,7 @@ import secrets
 
 import msgspec
 
-from webhookd.errors import InvalidInput
+from webhookd.json_input import json_object, refuse_faults
 from webhookd.model import Hook, Rotation
 
 TOKEN_BYTES = 20
@@ -25,20 +25,14 @@ def read_rotation(body: bytes) -> bool:
     """
     if not body:
         return False
-    try:
-        document = msgspec.json.decode(body)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        raise InvalidInput("the body is not JSON") from None
-    if not isinstance(document, dict):
-        raise InvalidInput("the body is not a JSON object")
+    document = json_object(body)
     faults = [
         {"field": name, "message": "unknown field; known is immediately"} for name in document if name != "immediately"
     ]
     immediately = document.get("immediately")
     if not isinstance(immediately, bool | None):
         faults.append({"field": "immediately", "message": "must be true or false"})
-    if faults:
-        raise InvalidInput("; ".join(f"{fault['field']}: {fault['message']}" for fault in faults), faults)
+    refuse_faults(faults)
     return immediately is True
 
 

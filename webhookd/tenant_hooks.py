@@ -48,24 +48,13 @@ class TenantHooks:
         `given` is the base URL that the request asked for, `default` the one of a new hook without. Raises
         `StoreUnavailable`; repeating the call is safe.
         """
-        current = self.table.by_key(caller.tenant, wish.datasource, wish.event)
-        async with _store_deadline():
-            while True:  # each round somebody gets through; the deadline ends it
-                now_ms = self.now_ms()
-                if current is None:
-                    source = self.datasources.get(wish.datasource)
-                    wanted = config.new_hook(wish, caller, given or default, source, now_ms)
-                else:
-                    wanted = config.updated(current, wish, given, now_ms, self.secret_grace)
-                if wanted == current:
-                    return wanted
-                try:
-                    stored = await self.store.put(wanted)
-                except Conflict as conflict:
-                    current = conflict.current  # somebody was faster: on top of what is there now
-                else:
-                    await self.table.reached(stored.revision)
-                    return stored
+
+        def wanted(current: Hook | None, now_ms: int) -> Hook:
+            if current is None:
+                return config.new_hook(wish, caller, given or default, self.datasources.get(wish.datasource), now_ms)
+            return config.updated(current, wish, given, now_ms, self.secret_grace)
+
+        return await self._write(self.table.by_key(caller.tenant, wish.datasource, wish.event), wanted)
 
     async def rotate(self, hook: Hook, token: str, *, immediately: bool) -> Hook:
         """Give the hook another token instead of `token`, and return it once this node knows it.
@@ -74,22 +63,15 @@ class TenantHooks:
         one after the other or at a time, one replaces it and all return what it has led to. Raises `NotFound` where
         the token has ended meanwhile, `StoreUnavailable`; repeating the call is safe.
         """
-        current: Hook | None = hook
-        async with _store_deadline():
-            while True:  # each round somebody gets through; the deadline ends it
-                now_ms, grace = self.now_ms(), self.secret_grace
-                wanted = current and rotated(current, token, immediately=immediately, now_ms=now_ms, grace=grace)
-                if wanted is None:
-                    raise NotFound(NO_HOOK)
-                if wanted == current:
-                    return wanted
-                try:
-                    stored = await self.store.put(wanted)
-                except Conflict as conflict:
-                    current = conflict.current  # somebody was faster: on top of what is there now
-                else:
-                    await self.table.reached(stored.revision)
-                    return stored
+
+        def wanted(current: Hook | None, now_ms: int) -> Hook:
+            grace = self.secret_grace
+            turned = current and rotated(current, token, immediately=immediately, now_ms=now_ms, grace=grace)
+            if turned is None:
+                raise NotFound(NO_HOOK)
+            return turned
+
+        return await self._write(hook, wanted)
 
     async def delete(self, hook: Hook) -> None:
         """Delete the hook, and return once this node refuses deliveries to each of its tokens.
@@ -98,6 +80,21 @@ class TenantHooks:
         """
         async with _store_deadline():
             await self.table.reached(await self.store.delete(hook.id))
+
+    async def _write(self, current: Hook | None, wanted: Callable[[Hook | None, int], Hook]) -> Hook:
+        """Write what is `wanted` in place of `current` at a time (ms), and return it once this node knows it."""
+        async with _store_deadline():
+            while True:  # each round somebody gets through; the deadline ends it
+                hook = wanted(current, self.now_ms())
+                if hook == current:
+                    return hook
+                try:
+                    stored = await self.store.put(hook)
+                except Conflict as conflict:
+                    current = conflict.current  # somebody was faster: on top of what is there now
+                else:
+                    await self.table.reached(stored.revision)
+                    return stored
 
 
 @asynccontextmanager
