@@ -2,6 +2,7 @@
 
 import ast
 import base64
+import hmac
 import json
 import time
 from importlib import resources
@@ -187,6 +188,16 @@ def test_a_missing_or_empty_header_names_nothing(headers):
     delivery = Verified(Delivery(headers=headers, body=b'{"type":"push","id":"a"}', received_at=0))
     github = REGISTRY.get("github")
     assert (github.event_type(delivery), github.delivery_id(delivery)) == (None, None)
+
+
+# --- HMAC-SHA256 ------------------------------------------------------------------------------------------------------
+
+
+@given(secrets=st.lists(st.text() | st.binary(max_size=200), min_size=1, max_size=4), parts=st.lists(st.binary()))
+def test_an_hmac_is_of_its_own_secret_and_parts_whatever_was_asked_for_before(secrets, parts):
+    for secret in secrets * 2:
+        key = secret.encode() if isinstance(secret, str) else secret
+        assert hmac_sha256(secret, *parts) == hmac.digest(key, b"".join(parts), "sha256")
 
 
 # --- Standard Webhooks against the reference library -----------------------------------------------------------------

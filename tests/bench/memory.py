@@ -146,7 +146,7 @@ def steady(amounts: Amounts, folder: Path, broker: str, *, wrk: bool = True) -> 
 def with_etcd(amounts: Amounts, folder: Path, broker: str, *, wrk: bool = True) -> Iterator[Row]:
     """Load a daemon whose hooks are in etcd: its client is a library of its own size."""
     queue = Queue(broker, "quorum", most=KEPT)
-    with Etcd(folder / "etcd") as etcd, webhookd("webhookd", folder, broker, store=etcd.url()) as subject:
+    with Etcd(folder / "etcd") as etcd, webhookd("webhookd", folder, broker, flags={"store": etcd.url()}) as subject:
         yield Row("hooks in etcd, idle: MB", subject.idle, 90)
         senders = 256 if wrk else 16
         fate = deliver(subject.load(payloads.push(2048), senders, amounts.seconds, rate=None, close=False), wrk=wrk)

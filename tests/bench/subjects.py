@@ -4,7 +4,7 @@ import json
 import os
 import sys
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -45,10 +45,12 @@ Start = Callable[[Path, str], AbstractContextManager[Subject]]
 
 
 @contextmanager
-def webhookd(name: str, folder: Path, broker: str, *, store: str = "", **hook: str) -> Iterator[Subject]:
-    """Run `webhookd serve` with its defaults, everything on: admin listener, metrics, limits, deadlines, the log."""
+def webhookd(
+    name: str, folder: Path, broker: str, *, flags: Mapping[str, str] | None = None, **hook: str
+) -> Iterator[Subject]:
+    """Run `webhookd serve` with its defaults, everything on: admin listener, metrics, limits, records, the log."""
     folder.mkdir(parents=True, exist_ok=True)
-    with Daemon(folder, broker=broker, **({"store": store} if store else {})) as daemon:
+    with Daemon(folder, broker=broker, **(flags or {})) as daemon:
         details = daemon.hook("github", "push", **hook)
         spool = 'webhookd_spool_messages{state="kept"}'
         yield Subject(
@@ -90,6 +92,7 @@ def baseline(name: str, folder: Path, broker: str, command: list[str]) -> Iterat
 SIGNED = {"secret": payloads.SECRET}
 STARTS: dict[str, Start] = {
     "webhookd": partial(webhookd, "webhookd"),
+    "webhookd, no records": partial(webhookd, "webhookd, no records", flags={"records_per_hook": "0"}),
     "webhookd, signed": partial(webhookd, "webhookd, signed", **SIGNED),
     "webhookd, signed, enforce": partial(webhookd, "webhookd, signed, enforce", validation="enforce", **SIGNED),
     "webhookd, spool:": lambda folder, _: webhookd("webhookd, spool:", folder, "spool:"),
