@@ -104,7 +104,11 @@ class Daemon:
         """What must never be in the log: keys, tokens, secrets and bodies."""
 
     def __enter__(self) -> Self:
-        self.start()
+        try:
+            self.start()
+        except BaseException:
+            self.kill()
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -3,7 +3,7 @@
 import contextlib
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -48,11 +48,15 @@ class Visitor:
     def csrf(self) -> str:
         return re.search(r'name="csrf" value="([^"]+)"', self.get("/hooks").body.decode())[1]
 
-    def socket(self, path: str, **options: object) -> websocket.WebSocket:
+    @contextlib.contextmanager
+    def socket(self, path: str, **options: object) -> Iterator[websocket.WebSocket]:
         options.setdefault("origin", self.origin)
-        return websocket.create_connection(
-            f"ws://127.0.0.1:{self.daemon.admin_port}/console{path}", cookie=self.cookie, timeout=20, **options
-        )
+        url = f"ws://127.0.0.1:{self.daemon.admin_port}/console{path}"
+        opened = websocket.create_connection(url, cookie=self.cookie, timeout=20, **options)
+        try:
+            yield opened
+        finally:
+            opened.shutdown()
 
 
 @pytest.fixture
@@ -163,8 +167,11 @@ def test_another_tenants_hook_is_as_little_there_as_a_missing_one(visitor):
         assert answers[0].body == answers[1].body
     for part in ("/edit", "/rotate", "/delete", "/sample", "/replay", f"{delivery}/replay"):
         assert visitor.post(f"/hooks/{foreign}{part}", csrf=csrf).status == 404
-    with pytest.raises(websocket.WebSocketBadStatusException) as refused:
-        visitor.socket(f"/hooks/{foreign}/live")
+    with (
+        pytest.raises(websocket.WebSocketBadStatusException) as refused,
+        visitor.socket(f"/hooks/{foreign}/live"),
+    ):
+        pass
     assert refused.value.status_code == 404
     assert foreign not in visitor.get("/hooks").body.decode()
     assert len(daemon.config("GET", tenant=7).json) == 1
@@ -223,43 +230,44 @@ def test_signing_in_leads_back_to_the_page_that_was_asked_for(daemon):
 def test_a_socket_of_another_page_is_refused(visitor, options, status):
     token = visitor.daemon.hook("github", "push")["token"]
     for path in (f"/hooks/{token}/live", "/overview/live"):
-        with pytest.raises(websocket.WebSocketBadStatusException) as refused:
-            visitor.socket(path, **options)
+        with pytest.raises(websocket.WebSocketBadStatusException) as refused, visitor.socket(path, **options):
+            pass
         assert refused.value.status_code == status
 
 
 def test_a_socket_without_a_session_is_refused(daemon):
     token = daemon.hook("github", "push")["token"]
-    with pytest.raises(websocket.WebSocketBadStatusException) as refused:
-        Visitor(daemon).socket(f"/hooks/{token}/live")
+    with (
+        pytest.raises(websocket.WebSocketBadStatusException) as refused,
+        Visitor(daemon).socket(f"/hooks/{token}/live"),
+    ):
+        pass
     assert refused.value.status_code == 401
 
 
 def test_a_socket_tells_deliveries_of_its_hook_alone_and_ends_with_the_daemon(visitor):
     daemon = visitor.daemon
     hook, other = daemon.hook("mine", "a"), daemon.hook("mine", "b")
-    socket = visitor.socket(f"/hooks/{hook['token']}/live")
-    assert daemon.deliver(other, b'{"not": "this"}').status == 204
-    receipt = daemon.deliver(hook, b"{}").headers["X-Webhookd-Receipt"]
-    told = socket.recv()
-    assert receipt in told
-    assert other["token"] not in told
-    daemon.stop()
-    opcode, _ = socket.recv_data()
-    assert opcode == websocket.ABNF.OPCODE_CLOSE
-    socket.shutdown()
+    with visitor.socket(f"/hooks/{hook['token']}/live") as socket:
+        assert daemon.deliver(other, b'{"not": "this"}').status == 204
+        receipt = daemon.deliver(hook, b"{}").headers["X-Webhookd-Receipt"]
+        told = socket.recv()
+        assert receipt in told
+        assert other["token"] not in told
+        daemon.stop()
+        opcode, _ = socket.recv_data()
+        assert opcode == websocket.ABNF.OPCODE_CLOSE
 
 
 def test_a_busy_hook_is_told_in_handfuls(visitor):
     hook = visitor.daemon.hook("mine", "a")
-    socket = visitor.socket(f"/hooks/{hook['token']}/live")
-    for _ in range(60):
-        visitor.daemon.deliver(hook, b"{}")
-    seen = 0
-    while seen < 60:
-        seen += int(re.search(r'"count":(\d+)', socket.recv())[1])
-    assert seen == 60
-    socket.close()
+    with visitor.socket(f"/hooks/{hook['token']}/live") as socket:
+        for _ in range(60):
+            visitor.daemon.deliver(hook, b"{}")
+        seen = 0
+        while seen < 60:
+            seen += int(re.search(r'"count":(\d+)', socket.recv())[1])
+        assert seen == 60
 
 
 def test_the_overview_is_for_whoever_reaches_the_listener_and_names_no_tenant(daemon):
@@ -267,9 +275,8 @@ def test_the_overview_is_for_whoever_reaches_the_listener_and_names_no_tenant(da
     daemon.deliver(hook, b"{}")
     stranger = Visitor(daemon)
     assert stranger.get("/overview").status == 200
-    socket = stranger.socket("/overview/live")
-    told = socket.recv() + socket.recv()
-    socket.close()
+    with stranger.socket("/overview/live") as socket:
+        told = socket.recv() + socket.recv()
     for word in ("secretive", "somebody", hook["token"]):
         assert word not in told
 
@@ -281,7 +288,8 @@ def test_the_overview_says_what_a_stopped_broker_is_and_what_to_do(tmp_path):
         page = stranger.get("/overview").body.decode()
         assert "It works, and something is wrong" in page
         assert "Start RabbitMQ" in page
-        assert '"degraded"' in stranger.socket("/overview/live").recv()
+        with stranger.socket("/overview/live") as socket:
+            assert '"degraded"' in socket.recv()
 
 
 def test_every_fault_of_the_daemon_has_a_remedy():
