@@ -12,6 +12,8 @@ import pytest
 from far_side import FarSide
 from harness import Daemon, mint
 
+from webhookd.model import OUTCOMES
+
 SECRET = "a secret for these tests"
 WHSEC = "whsec_" + base64.b64encode(b"a key of some bytes").decode()
 
@@ -133,6 +135,26 @@ def test_a_filter_replays_in_order_and_some_at_a_time(daemon):
     assert replay_all(daemon, hook, outcome="refused", reason="signature")["replays"] == []
     (malformed,) = replay_all(daemon, hook, outcome="refused")["replays"]
     assert (malformed["outcome"], malformed["reason"]) == ("refused", "malformed")
+
+
+def test_they_are_counted_by_outcome_and_not_as_deliveries(daemon):
+    hook = daemon.hook("github", "push", onMismatch="reject")
+    assert daemon.deliver(hook, b"{}", {"X-GitHub-Event": "star"}).status == 422
+    assert daemon.deliver(hook, b"x" * 70_000).status == 400
+    too_large, refused = seen(daemon, hook)
+    replay(daemon, hook, refused["id"])
+    daemon.hook("github", "push", onMismatch="ignore")
+    for _ in range(2):
+        replay(daemon, hook, refused["id"])
+    daemon.hook("github", "push", onMismatch="publish")
+    for _ in range(3):
+        replay(daemon, hook, refused["id"])
+    replay(daemon, hook, too_large["id"], 409)
+    counted = daemon.metrics()
+    replays = {name: counted[f'webhookd_replays_total{{outcome="{name}"}}'] for name in OUTCOMES}
+    assert replays == {"refused": 1, "ignored": 2, "accepted": 3}
+    deliveries = {key: count for key, count in counted.items() if key.startswith("webhookd_deliveries_total{")}
+    assert sum(deliveries.values()) == 2, deliveries
 
 
 @pytest.mark.parametrize(

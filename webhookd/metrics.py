@@ -10,6 +10,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 
+from webhookd.model import OUTCOMES as RECORDED
 from webhookd.version import __version__
 
 OUTCOMES = ("confirmed", "spooled", "ignored", "refused")
@@ -50,6 +51,7 @@ class DeliveryMetrics:
     def __init__(self) -> None:
         self.outcomes: dict[str, int] = dict.fromkeys(OUTCOMES, 0)
         self.refusals: Counter[str] = Counter()
+        self.replays: dict[str, int] = dict.fromkeys(RECORDED, 0)
         self.received_bytes = 0
         self._durations = Histogram(
             "webhookd_delivery_duration_seconds", "From a delivery's header to its 204.", BUCKETS
@@ -66,6 +68,10 @@ class DeliveryMetrics:
         self.outcomes["refused"] += 1
         self.refusals[reason] += 1
 
+    def replayed(self, outcome: str) -> None:
+        """Count a replay by what became of it: none is a delivery that was answered."""
+        self.replays[outcome] += 1
+
     def collect(self) -> Iterator[Metric]:
         """Yield the counters in Prometheus form."""
         deliveries = CounterMetricFamily(
@@ -78,6 +84,10 @@ class DeliveryMetrics:
         for reason, count in sorted(self.refusals.items()):
             refusals.add_metric([reason], count)
         yield refusals
+        replays = CounterMetricFamily("webhookd_replays", "Deliveries replayed, by outcome.", labels=["outcome"])
+        for outcome, count in self.replays.items():
+            replays.add_metric([outcome], count)
+        yield replays
         yield CounterMetricFamily(
             "webhookd_accepted_body_bytes", "Bytes of the bodies of accepted deliveries.", value=self.received_bytes
         )

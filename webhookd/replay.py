@@ -137,6 +137,7 @@ class Replayer:
             replay_of=record.id,
             has_body=self._keeps(outcome, body),
         )
+        self.intake.metrics.replayed(outcome)
         self.records.replayed(hook, replay, body.data if replay.has_body else None)
         log.info("delivery replayed", hook=hook_id(hook.token), tenant=hook.tenant, outcome=outcome, reason=reason)
         return replay
