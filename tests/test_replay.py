@@ -11,6 +11,7 @@ import time
 import pytest
 from far_side import FarSide
 from harness import Daemon, mint
+from test_daemon import PLUGIN
 
 from webhookd.model import OUTCOMES
 
@@ -173,6 +174,26 @@ def test_faults_are_told(shared_daemon, document, fields):
     assert {error["field"] for error in answer.json["errors"]} == fields
     assert shared_daemon.config("POST", path(hook, "replay"), []).status == 400
     assert shared_daemon.config("GET", path(hook, "any", "replay")).status == 405
+
+
+def test_a_bug_of_a_plugin_refuses_its_replay_and_no_other(tmp_path):
+    (tmp_path / "plugins").mkdir()
+    (tmp_path / "plugins" / "odd.py").write_text(PLUGIN)
+    with Daemon(tmp_path, plugins_dir=str(tmp_path / "plugins")) as daemon:
+        hook = daemon.hook("odd", "x")
+        for header in ("raise", "leave"):
+            assert daemon.deliver(hook, b"{}", {header: "1"}).status == 500
+        assert daemon.deliver(hook, b"no JSON").status == 400
+        told = replay_all(daemon, hook, outcome="refused")["replays"]
+        assert [(one["reason"], one["status"]) for one in told] == [("bug", 500), ("bug", 500), ("malformed", 400)]
+        assert "canary-value" not in json.dumps(seen(daemon, hook))
+        assert daemon.metrics()['webhookd_replays_total{outcome="refused"}'] == 3
+        assert daemon.metrics()["webhookd_in_flight_deliveries"] == 0
+        daemon.stop()
+        lines = [json.loads(line) for line in daemon.log.splitlines()]
+        bugs = [line for line in lines if "failed by a bug" in line["message"] and "replay_of" in line]
+        assert [bug["replay_of"] for bug in bugs] == [one["replayOf"] for one in told[:2]]
+        assert all("Traceback" in bug["exception"] and bug["event"] == "x" for bug in bugs)
 
 
 async def deliver_and_replay(daemon: Daemon, url: str) -> None:

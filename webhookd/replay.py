@@ -26,10 +26,13 @@ from webhookd.errors import (
 )
 from webhookd.examiner import LARGE_BODY, is_large
 from webhookd.http_intake import Intake
-from webhookd.logs import hook_id
+from webhookd.http_problem import bug
+from webhookd.limits import Ticket
+from webhookd.logs import HOOK_EVENT, hook_id
 from webhookd.model import Delivery, Event, Hook, Record, Verified
 from webhookd.record_ring import ACCEPTED, ANSWERED, Ended
 from webhookd.records import MAX_KEPT_BODY, Records
+from webhookd.remedies import BUG
 
 MOST_AT_ONCE = 50
 """How many deliveries one request may have replayed."""
@@ -139,7 +142,8 @@ class Replayer:
         )
         self.intake.metrics.replayed(outcome)
         self.records.replayed(hook, replay, body.data if replay.has_body else None)
-        log.info("delivery replayed", hook=hook_id(hook.token), tenant=hook.tenant, outcome=outcome, reason=reason)
+        facts = {"hook": hook_id(hook.token), "tenant": hook.tenant, "replay_of": record.id}
+        log.info("delivery replayed", outcome=outcome, reason=reason, **facts)
         return replay
 
     def _keeps(self, outcome: str, body: _Body) -> bool:
@@ -172,10 +176,7 @@ class Replayer:
         event: Event | None = None
         intake.open.add(receipt)  # a stop waits for it
         try:
-            if intake.stopping:
-                raise Stopping("webhookd is about to stop; replay it again")
-            intake.ingest.admit(hook.api_token, hook.token, record.headers, len(body.data))
-            ticket = intake.budget.admit(hook.tenant, len(body.data))
+            ticket = self._admitted(hook, record, len(body.data))
             verified = await self._verified(hook, record, body, now_ms)
             event = await self._examined(hook, verified)
             if event.ignored is not None:
@@ -183,17 +184,21 @@ class Replayer:
             message = intake.ingest.compose(hook, event, verified, receipt)
             message.headers[REPLAY_OF] = record.id
             await intake.publisher.publish(message)
-        except Rejected as error:
-            return receipt, _refused(error), event
-        except ShareExceeded:
-            return receipt, _refused(TenantOverShare("this tenant has as much in the spool as its share allows")), event
-        except Unpublished:
-            return receipt, _refused(Unavailable("the message cannot be kept now; replay it again")), event
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - a plugin's bug ends no replay but this one
+            return receipt, _refused(error, hook, record), event
         finally:
             intake.leave(receipt)
             if ticket is not None:
                 ticket.release()
         return receipt, ACCEPTED, event
+
+    def _admitted(self, hook: Hook, record: Record, size: int) -> Ticket:
+        """Return the place of a delivery in the budget; raises what is raised before a body of `size` bytes is read."""
+        intake = self.intake
+        if intake.stopping:
+            raise Stopping("webhookd is about to stop; replay it again")
+        intake.ingest.admit(hook.api_token, hook.token, record.headers, size)
+        return intake.budget.admit(hook.tenant, size)
 
     async def _verified(self, hook: Hook, record: Record, body: _Body, now_ms: int) -> Verified:
         """Return the delivery as proved, at the time at which its sender says it was signed, and inflated."""
@@ -229,5 +234,20 @@ def _inflated(data: bytes, encoding: Encoding, most: int) -> bytes:
     return b"".join(parts)
 
 
-def _refused(error: Rejected) -> Ended:
-    return "refused", error.reason, error.status, error.detail
+def _refused(error: BaseException, hook: Hook, record: Record) -> Ended:
+    """Return how a replay ended that went wrong; what is no refusal is a bug of ours or of a plugin, and logged."""
+    match error:
+        case Rejected():
+            refusal = error
+        case ShareExceeded():
+            refusal = TenantOverShare("this tenant has as much in the spool as its share allows")
+        case Unpublished():
+            refusal = Unavailable("the message cannot be kept now; replay it again")
+        case _:
+            facts = {"hook": hook_id(hook.token), "tenant": hook.tenant, "datasource": hook.datasource}
+            log.error(
+                "a delivery failed by a bug", exc_info=error, replay_of=record.id, **{**facts, HOOK_EVENT: hook.event}
+            )
+            status, *_ = bug()
+            return "refused", BUG, status, None
+    return "refused", refusal.reason, refusal.status, refusal.detail
