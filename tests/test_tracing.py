@@ -15,6 +15,7 @@ from otlp import Receiver, facts
 
 from webhookd.http_delivery import DeliveryWork
 from webhookd.logs import hook_id
+from webhookd.replay import Replayer
 from webhookd.tracing import traced
 
 OFTEN = {"OTEL_BSP_SCHEDULE_DELAY": "50"}
@@ -89,6 +90,52 @@ def test_what_the_sender_calls_its_trace_is_a_link(tmp_path: Path, receiver: Rec
     assert (linked.parent_span_id, unlinked.parent_span_id) == (b"", b"")
     assert linked.trace_id != link.trace_id
     assert list(unlinked.links) == []
+
+
+def replay(daemon: Daemon, hook: Mapping[str, Any], id_: str) -> dict[str, Any]:
+    answer = daemon.config("POST", f"/wh/config/{hook['token']}/deliveries/{id_}/replay", {})
+    assert answer.status == 200, answer.body
+    return answer.json
+
+
+def test_each_replay_is_a_span_that_names_what_it_replays(tmp_path: Path, receiver: Receiver) -> None:
+    with Daemon(tmp_path, otel_endpoint=receiver.url, environ=OFTEN) as daemon:
+        hook = daemon.hook("github", "push", onMismatch="reject")
+        sent = {"X-GitHub-Event": "star", "traceparent": STRANGER}
+        assert daemon.deliver(hook, b'{"a": "body of this delivery"}', sent).status == 422
+        until(lambda: len(receiver.spans) == 1)
+        (refused,) = receiver.spans
+        record = facts(refused.attributes)["webhookd.record"]
+        assert isinstance(record, str)
+        again = replay(daemon, hook, record)
+        daemon.hook("github", "push", onMismatch="publish")
+        done = replay(daemon, hook, record)
+        until(lambda: len(receiver.spans) == 3)
+        (message,) = daemon.messages()
+        assert daemon.deliver(hook, b"{}").status == 204
+        until(lambda: len(receiver.spans) == 4)
+        (_, live) = daemon.messages()
+    _, failed, accepted, after = receiver.spans
+    assert (refused.name, failed.name, accepted.name) == ("delivery", "replay", "replay")
+    assert facts(accepted.attributes) == {
+        "webhookd.tenant": "42",
+        "webhookd.datasource": "github",
+        "webhookd.event": "push",
+        "webhookd.hook": hook_id(hook["token"]),
+        "webhookd.replay_of": record,
+        "webhookd.receipt": done["receipt"],
+        "webhookd.outcome": "accepted",
+        "webhookd.bytes": 30,
+        "http.response.status_code": 204,
+    }
+    told = {"webhookd.record": again["id"], "webhookd.reason": "event_mismatch", "http.response.status_code": 422}
+    assert facts(failed.attributes).items() >= {**told, "webhookd.replay_of": record}.items()
+    assert context(message["headers"]) == (accepted.trace_id.hex(), accepted.span_id.hex(), SAMPLED)
+    assert context(live["headers"])[1] == after.span_id.hex()
+    assert len({span.trace_id for span in receiver.spans}) == 4
+    assert [link.span_id.hex() for link in accepted.links] == [STRANGER.split("-")[2]]
+    shown = json.dumps([str(span) for span in receiver.spans])
+    assert not [word for word in daemon.canaries if word in shown], "a canary is in a span"
 
 
 def test_a_sender_that_goes_away_ends_its_span(tmp_path: Path, receiver: Receiver) -> None:
@@ -187,4 +234,4 @@ def test_check_says_what_is_missing(tmp_path: Path, without: dict[str, str]) -> 
 
 
 def test_nothing_is_in_the_way_where_traces_are_off() -> None:
-    assert traced(None, None, None) is DeliveryWork
+    assert traced(None, None, None) == (DeliveryWork, Replayer)

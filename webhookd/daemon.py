@@ -183,9 +183,10 @@ class Daemon:
         service = TenantHooks(
             store, table, registry, schemas, tokens.bearer, settings.secret_grace, settings.public_url
         )
-        replayer = Replayer(records, intake, spool.body_of if settings.broker == "spool:" else None)
+        spans = traced(settings.otel_endpoint, intake, stack)
+        replayer = spans.replayer(records, intake, spool.body_of if settings.broker == "spool:" else None)
         app = tenant_api(settings, service, replayer, registry, schemas)
-        front = Front(intake, app, traced(settings.otel_endpoint, intake, stack))
+        front = Front(intake, app, spans.work)
         return cls(settings, statedir, table, spool, front, vitals, tokens, service, replayer)
 
     def listen(self, stack: contextlib.AsyncExitStack) -> Bound:

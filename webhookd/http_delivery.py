@@ -51,6 +51,7 @@ class DeliveryWork:
     _first: bytes | None = None  # the first piece of the body, where that comes in pieces
     _buffer: io.BytesIO | None = None  # all pieces, where there are more
     _small: bytes | None = None  # the body as received, where it may be kept with the delivery's record
+    _record: str | None = None  # the id of the record of a refused one
     _size = 0
     _whole = False
     """Whether the body has come to its end."""
@@ -263,7 +264,7 @@ class DeliveryWork:
         self._answers.reply(status, *answer)
         if (records := self._intake.records) is not None:
             why, hook = (reason, status, detail), self._hook or (self._api_token, self._token)
-            records.refused(hook, self._headers, self._small, self._size, self._started, why)
+            self._record = records.refused(hook, self._headers, self._small, self._size, self._started, why)
         self._leave()
 
     def _answer_head(self) -> None:

@@ -96,18 +96,20 @@ class Records:
         size: int,
         started: float,
         why: tuple[str, int, str | None],
-    ) -> None:
+    ) -> str | None:
         """Note a refused delivery, and `why` (reason, status, detail); `started` is of `time.perf_counter`.
 
-        `hook` is itself, or its address (apiToken, token), under which there may be none.
+        `hook` is itself, or its address (apiToken, token), under which there may be none. Returns the record's id.
         """
         seconds = time.perf_counter() - started
         if isinstance(hook, tuple):
             try:
                 hook = self._hooks.find(*hook)
             except Rejected:
-                return
-        self._note((hook, *_now(), ("refused", *why), size, seconds, None, None, head_of(headers), body, None))
+                return None
+        id_, now_ms = _now()
+        self._note((hook, id_, now_ms, ("refused", *why), size, seconds, None, None, head_of(headers), body, None))
+        return id_
 
     def replayed(self, hook: Hook, record: Record, body: bytes | None) -> None:
         """Note a replay, whose `record` is made already."""

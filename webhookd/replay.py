@@ -61,7 +61,9 @@ class Replayed(NamedTuple):
     outcome: Record | NotReplayable
 
 
-class _Body(NamedTuple):
+class Body(NamedTuple):
+    """What is replayed: as it was received, or `inflated`."""
+
     data: bytes
     inflated: bool
 
@@ -121,7 +123,10 @@ class Replayer:
         ]
 
     async def _replay(self, hook: Hook, record: Record) -> Record:
-        body = await self._body(hook, record)
+        return await self._again(hook, record, await self._body(hook, record))
+
+    async def _again(self, hook: Hook, record: Record, body: Body) -> Record:
+        """Put a delivery with its body through everything once more, and note what became of it."""
         started, now_ms = time.perf_counter(), time.time_ns() // 1_000_000
         id_, ended, event = await self._judged(hook, record, body, now_ms)
         outcome, reason, status, detail = ended
@@ -146,22 +151,22 @@ class Replayer:
         log.info("delivery replayed", outcome=outcome, reason=reason, **facts)
         return replay
 
-    def _keeps(self, outcome: str, body: _Body) -> bool:
+    def _keeps(self, outcome: str, body: Body) -> bool:
         wanted = outcome == "refused" or (outcome == "accepted" and self.records.keep_accepted)
         return wanted and not body.inflated and len(body.data) <= MAX_KEPT_BODY
 
-    async def _body(self, hook: Hook, record: Record) -> _Body:
+    async def _body(self, hook: Hook, record: Record) -> Body:
         """Return the body to replay; raises `NotReplayable` where nobody has it any more."""
         kept = self.records.body(hook.token, record.id)
         if kept is not None:
-            return _Body(kept, inflated=False)
+            return Body(kept, inflated=False)
         if record.outcome == "accepted" and self.spooled is not None:
             spooled = await self.spooled(record.id, record.received_at)
             if spooled is not None:
                 compressed = content_encoding(record.headers.get("content-encoding")) is not None
                 if compressed and hook.signed:
                     raise NotReplayable("it came compressed and signed, and only its inflated body is kept")
-                return _Body(spooled, inflated=compressed)
+                return Body(spooled, inflated=compressed)
         if record.outcome == "refused":
             raise NotReplayable(f"its body is not kept: it was over {MAX_KEPT_BODY} bytes, or was not read")
         raise NotReplayable(
@@ -169,7 +174,7 @@ class Replayer:
             f"{MAX_KEPT_BODY} bytes, and with broker = spool: as long as the spool keeps it"
         )
 
-    async def _judged(self, hook: Hook, record: Record, body: _Body, now_ms: int) -> tuple[str, Ended, Event | None]:
+    async def _judged(self, hook: Hook, record: Record, body: Body, now_ms: int) -> tuple[str, Ended, Event | None]:
         """Do with a delivery what is done when one comes; return the id of its record, how it ended, and the event."""
         intake, receipt = self.intake, str(uuid_utils.uuid7())
         ticket = None
@@ -200,7 +205,7 @@ class Replayer:
         intake.ingest.admit(hook.api_token, hook.token, record.headers, size)
         return intake.budget.admit(hook.tenant, size)
 
-    async def _verified(self, hook: Hook, record: Record, body: _Body, now_ms: int) -> Verified:
+    async def _verified(self, hook: Hook, record: Record, body: Body, now_ms: int) -> Verified:
         """Return the delivery as proved, at the time at which its sender says it was signed, and inflated."""
         source = self.intake.ingest.datasources.get(hook.datasource)
         headers = dict(record.headers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from http import HTTPStatus
 
 from opentelemetry.context import Context
@@ -12,7 +13,6 @@ from opentelemetry.sdk.resources import SERVICE_INSTANCE_ID, SERVICE_NAME, SERVI
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import (
-    INVALID_SPAN_CONTEXT,
     Link,
     Span,
     SpanKind,
@@ -27,8 +27,9 @@ from webhookd.errors import Rejected, Unpublished
 from webhookd.http_delivery import DeliveryWork
 from webhookd.http_intake import Answers, Intake
 from webhookd.logs import hook_id
-from webhookd.model import Hook, Message
+from webhookd.model import Hook, Message, Record
 from webhookd.ports import Answer, Publisher
+from webhookd.replay import Body, Replayer
 from webhookd.version import __version__
 
 EXPORT_TIMEOUT = 3.0
@@ -79,10 +80,7 @@ class TracedDelivery(DeliveryWork):
     @property
     def traceparent(self) -> str | None:
         """The context of the span as a header has it; None where there is no span, or the SDK is disabled."""
-        context = INVALID_SPAN_CONTEXT if self._span is None else self._span.get_span_context()
-        if not context.is_valid:
-            return None
-        return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
+        return None if self._span is None else _named(self._span)
 
     def _admit(self, headers: Mapping[str, str], length: int | None, held: int) -> Hook | None:
         self._span = self._tracer.start_span(
@@ -118,42 +116,79 @@ class TracedDelivery(DeliveryWork):
         super()._leave()
         span, self._span = self._span, None
         if span is not None:
+            if self._record is not None:
+                span.set_attribute("webhookd.record", self._record)
             span.end()
 
     def _note(self, outcome: str, reason: str | None, receipt: str | None, status: int) -> None:
         """Set what is known at the end."""
-        span, hook = self._span, self._hook
-        if span is None or not span.is_recording():
-            return
-        facts: dict[str, str | int] = {
-            "webhookd.outcome": outcome,
-            "webhookd.bytes": self._size,
-            "http.response.status_code": status,
-        }
-        words = {"webhookd.reason": reason, "webhookd.receipt": receipt}
-        if hook is not None:
-            words |= {"webhookd.tenant": hook.tenant}
-            words |= {"webhookd.datasource": hook.datasource, "webhookd.event": hook.event}
-        span.set_attributes(facts | {name: word for name, word in words.items() if word is not None})
-        if status >= LEAST_FAULT:
-            span.set_status(Status(StatusCode.ERROR, reason))
+        if self._span is not None:
+            words = {"webhookd.reason": reason, "webhookd.receipt": receipt}
+            _note(self._span, self._hook, outcome, self._size, status, words)
+
+
+@dataclass(frozen=True)
+class TracedReplayer(Replayer):
+    """Replays with a span for each, which begins a trace of its own as that of a delivery does."""
+
+    tracer: Tracer = field(kw_only=True)
+
+    async def _again(self, hook: Hook, record: Record, body: Body) -> Record:
+        with self.tracer.start_as_current_span(
+            "replay",
+            context=Context(),
+            links=_links(record.headers),
+            attributes={"webhookd.hook": hook_id(hook.token), "webhookd.replay_of": record.id},
+            record_exception=False,  # its text may be a secret
+        ) as span:
+            replay = await super()._again(hook, record, body)
+            id_ = "webhookd.receipt" if replay.outcome == "accepted" else "webhookd.record"
+            words = {"webhookd.reason": replay.reason, id_: replay.id}
+            _note(span, hook, replay.outcome, replay.size, replay.status, words)
+            return replay
 
 
 class TracedPublisher(Publisher):
-    """A publisher whose messages carry the context of their delivery's span."""
+    """A publisher whose messages carry the context of the span of their delivery, or of their replay."""
 
     def __init__(self, inner: Publisher) -> None:
         self._inner = inner
 
     def send(self, message: Message, answer: Answer) -> None:
         """Name the span in the message, and do what the publisher within does."""
-        if isinstance(answer, TracedDelivery) and (traceparent := answer.traceparent) is not None:
+        traceparent = answer.traceparent if isinstance(answer, TracedDelivery) else _named(get_current_span())
+        if traceparent is not None:
             message.headers[TRACEPARENT] = traceparent
         self._inner.send(message, answer)
 
     async def close(self) -> None:
         """Close the publisher within."""
         await self._inner.close()
+
+
+def _named(span: Span) -> str | None:
+    """Return the context of a span as a header has it; None where there is no span."""
+    context = span.get_span_context()
+    if not context.is_valid:
+        return None
+    return f"00-{context.trace_id:032x}-{context.span_id:016x}-{context.trace_flags:02x}"
+
+
+def _note(span: Span, hook: Hook | None, outcome: str, size: int, status: int, words: Mapping[str, str | None]) -> None:
+    """Set what is known at the end."""
+    if not span.is_recording():
+        return
+    facts: dict[str, str | int] = {
+        "webhookd.outcome": outcome,
+        "webhookd.bytes": size,
+        "http.response.status_code": status,
+    }
+    facts |= {name: word for name, word in words.items() if word is not None}
+    if hook is not None:
+        facts |= {"webhookd.tenant": hook.tenant, "webhookd.datasource": hook.datasource, "webhookd.event": hook.event}
+    span.set_attributes(facts)
+    if status >= LEAST_FAULT:
+        span.set_status(Status(StatusCode.ERROR, words["webhookd.reason"]))
 
 
 def _links(headers: Mapping[str, str]) -> tuple[Link, ...]:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Callable
 from contextlib import AsyncExitStack
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import structlog
 
@@ -14,6 +15,8 @@ from webhookd.forms import mask_url
 from webhookd.http_delivery import DeliveryWork
 from webhookd.http_ingest import Work
 from webhookd.http_intake import Intake
+from webhookd.records import Records
+from webhookd.replay import Replayer, Spooled
 
 if TYPE_CHECKING:  # it needs what is installed with the extra alone
     from webhookd.traced import Exporter
@@ -28,26 +31,33 @@ NEEDED = "opentelemetry"
 log = structlog.get_logger(__name__)
 
 
-def traced(endpoint: str | None, intake: Intake, stack: AsyncExitStack) -> Work:
-    """Return what takes a delivery: with a span that is exported to `endpoint` (OTLP/HTTP), where there is one.
+class Traced(NamedTuple):
+    """What takes a delivery (`work`), and what makes the `Replayer`: with spans or without."""
+
+    work: Work = DeliveryWork
+    replayer: Callable[[Records, Intake, Spooled | None], Replayer] = Replayer
+
+
+def traced(endpoint: str | None, intake: Intake, stack: AsyncExitStack) -> Traced:
+    """Return what takes and replays deliveries: with spans, exported to `endpoint` (OTLP/HTTP), where there is one.
 
     Then the messages of `intake` carry the span's context. Where the extra is not installed, there are no spans, and
     the log says what is missing. What is open at the end, `stack` exports and closes.
     """
     if endpoint is None:
-        return DeliveryWork
+        return Traced()
     try:
-        from webhookd.traced import Exporter, TracedDelivery, TracedPublisher  # noqa: PLC0415 - see above
+        from webhookd.traced import Exporter, TracedDelivery, TracedPublisher, TracedReplayer  # noqa: PLC0415 - see above
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] != NEEDED:
             raise
         log.warning("there are no traces: what otel_endpoint needs is missing", missing=error.name, install=EXTRA)
-        return DeliveryWork
+        return Traced()
     exporter = Exporter(endpoint, socket.gethostname())
     stack.push_async_callback(_finish, exporter)
     intake.publisher = TracedPublisher(intake.publisher)
     log.info("deliveries are traced", otel_endpoint=mask_url(endpoint))
-    return partial(TracedDelivery, exporter.tracer)
+    return Traced(partial(TracedDelivery, exporter.tracer), partial(TracedReplayer, tracer=exporter.tracer))
 
 
 async def _finish(exporter: Exporter) -> None:
