@@ -94,6 +94,18 @@ def test_what_came_compressed_and_signed_is_not_replayed_from_the_spool(daemon):
     assert replay(daemon, hook, record["id"])["outcome"] == "accepted"
 
 
+def test_what_inflates_counts_against_what_may_be_in_work(tmp_path):
+    with Daemon(tmp_path, max_in_flight_bytes="1MiB") as daemon:
+        hook = daemon.hook("github", "push", secret=SECRET)
+        for mib in (1, 0.5):
+            body = b'{"some": "%s"}' % (b"x" * int(mib * 1024**2))
+            daemon.deliver(hook, gzip.compress(body), {"Content-Encoding": "gzip"})
+        daemon.hook("github", "push", secret="")
+        half, whole = (replay(daemon, hook, record["id"]) for record in seen(daemon, hook))
+        assert (half["outcome"], whole["outcome"], whole["reason"]) == ("accepted", "refused", "tenant_share")
+        assert daemon.metrics()["webhookd_in_flight_bytes"] == 0
+
+
 def test_bodies_that_are_not_kept_are_409(daemon):
     hook = daemon.hook()
     daemon.deliver(hook, b"x" * 70_000)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -182,7 +183,7 @@ class Replayer:
         intake.open.add(receipt)  # a stop waits for it
         try:
             ticket = self._admitted(hook, record, len(body.data))
-            verified = await self._verified(hook, record, body, now_ms)
+            verified = await self._verified(hook, record, body, now_ms, ticket)
             event = await self._examined(hook, verified)
             if event.ignored is not None:
                 return receipt, ("ignored", event.ignored, ANSWERED, None), event
@@ -205,7 +206,7 @@ class Replayer:
         intake.ingest.admit(hook.api_token, hook.token, record.headers, size)
         return intake.budget.admit(hook.tenant, size)
 
-    async def _verified(self, hook: Hook, record: Record, body: Body, now_ms: int) -> Verified:
+    async def _verified(self, hook: Hook, record: Record, body: Body, now_ms: int, ticket: Ticket) -> Verified:
         """Return the delivery as proved, at the time at which its sender says it was signed, and inflated."""
         source = self.intake.ingest.datasources.get(hook.datasource)
         headers = dict(record.headers)
@@ -220,7 +221,7 @@ class Replayer:
         encoding = None if body.inflated else content_encoding(headers.get("content-encoding"))
         data = body.data
         if encoding is not None:
-            data = await asyncio.to_thread(_inflated, data, encoding, self.intake.ingest.max_body)
+            data = await _inflated(data, encoding, self.intake.ingest.max_body, ticket)
         return Verified(Delivery(headers, data, now_ms, hook.hook_url))
 
     async def _examined(self, hook: Hook, verified: Verified) -> Event:
@@ -229,14 +230,15 @@ class Replayer:
         return self.intake.ingest.examine(hook, verified)
 
 
-def _inflated(data: bytes, encoding: Encoding, most: int) -> bytes:
-    parts, size = [], 0
-    for part in inflate(data, encoding):
-        size += len(part)
-        if size > most:
+async def _inflated(data: bytes, encoding: Encoding, most: int, ticket: Ticket) -> bytes:
+    """Return `data` inflated, which counts as it grows; raises what refuses it."""
+    buffer, steps = io.BytesIO(), inflate(data, encoding)
+    while (step := await asyncio.to_thread(next, steps, None)) is not None:
+        if buffer.tell() + len(step) > most:
             raise BodyTooLarge(f"the inflated body is over {most} bytes")
-        parts.append(part)
-    return b"".join(parts)
+        ticket.grow(len(step))
+        buffer.write(step)
+    return buffer.getvalue()
 
 
 def _refused(error: BaseException, hook: Hook, record: Record) -> Ended:
