@@ -4,6 +4,7 @@ import contextlib
 import re
 import time
 from collections.abc import Iterator, Mapping
+from html import escape
 from pathlib import Path
 from urllib.parse import urlencode
 
@@ -11,6 +12,7 @@ import pytest
 import websocket
 from harness import Answer, Daemon, free_port, mint, request, until
 
+from webhookd.console import views
 from webhookd.console.remedies import FAULTS
 
 POLICY = {"default-src": "'none'", "script-src": "'self'", "style-src": "'self'", "frame-ancestors": "'none'"}
@@ -316,6 +318,19 @@ def test_what_a_sender_writes_is_shown_and_never_run(visitor):
     for shown in (page, visitor.get(path).body.decode()):
         assert evil not in shown
     assert "&lt;script&gt;" in shown
+
+
+def test_json_is_shown_with_its_lines_and_colours():
+    assert views.payload(b' {"a\\"<":[1,-2.5e3,{}],"b":true}\n') == (
+        '{\n  <span class="j-key">"a\\"&lt;"</span>: [\n    <span class="j-number">1</span>,\n'
+        '    <span class="j-number">-2.5e3</span>,\n    {}\n  ],\n'
+        '  <span class="j-key">"b"</span>: <span class="j-word">true</span>\n}'
+    )
+
+
+@pytest.mark.parametrize("body", [b"<", b'"\\', b'["&"] x', b"[" * 1_000_000, b"[" + b"1," * 500_000 + b"1]"])
+def test_what_is_no_json_or_too_much_of_it_is_shown_as_it_came(body):
+    assert views.payload(body) == escape(body.decode())
 
 
 def test_there_is_none_where_it_is_switched_off(tmp_path):

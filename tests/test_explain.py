@@ -360,6 +360,13 @@ def test_a_bomb_is_not_inflated_to_explain_it() -> None:
     assert failed.detail == "no fit"
 
 
+def test_what_is_large_once_inflated_is_not_made_into_objects_to_explain_it() -> None:
+    many = gzip.compress(b'{"ref": [' + b"[]," * 300_000 + b"[]]}")
+    given = case("schema", body=many, headers={**JSON, "content-encoding": "gzip"}, max_body=10**9, detail="no fit")
+    (failed,) = (check for check in explain(given, NOW).checks if check.state == "failed")
+    assert failed.detail == "no fit"
+
+
 # --- several who ask -------------------------------------------------------------------------------------------------
 
 

@@ -76,6 +76,22 @@ def test_what_is_gone_goes_before_what_is_new_comes(file):
     assert file.load() == [("b" * 40, [a_record(2)]), (TOKEN, [a_record(3)])]
 
 
+def test_nothing_of_what_is_gone_stays_on_disk(file, tmp_path):
+    def on_disk() -> bool:
+        return any(b"a canary" in path.read_bytes() for path in tmp_path.iterdir())
+
+    body = b"a canary" * 5000
+    file.write([], [(TOKEN, [(a_record(1), body)]), ("b" * 40, [(a_record(2), None)])])
+    assert on_disk()
+    with closing(sqlite3.connect(tmp_path / "records.db")) as reader:
+        reader.execute("BEGIN")
+        reader.execute("SELECT * FROM record").fetchone()
+        file.write([TOKEN], [])
+    file.write([], [("b" * 40, [(a_record(3), None)])])
+    assert not on_disk()
+    assert file.load() == [("b" * 40, [a_record(2), a_record(3)])]
+
+
 def test_the_file_is_bounded_and_the_oldest_go(file, tmp_path):
     body = b"x" * 60_000
     for number in range(600):

@@ -32,8 +32,8 @@ CHECKS: Mapping[str, str] = {
 }
 """What every delivery goes through, in this order, and what each asks for."""
 
-MAX_INFLATED = 1024 * 1024
-"""How many inflated bytes are looked at to explain a delivery."""
+MAX_INFLATED = 256 * 1024
+"""How many inflated bytes are looked at to explain a delivery: building objects of them holds the event loop."""
 MAX_WORD = 100
 """How many characters of a sender's word are shown."""
 

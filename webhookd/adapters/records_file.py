@@ -45,6 +45,8 @@ class RecordsFile:
         self._per_hook = per_hook
         self._pages = max_bytes // PAGE
         self._db: sqlite3.Connection | None = None
+        self._in_log = False
+        """Whether the log may hold what is gone from the file."""
         self._decoder = msgspec.msgpack.Decoder(Record)
 
     def load(self) -> list[tuple[str, list[Record]]]:
@@ -59,12 +61,12 @@ class RecordsFile:
         return list(hooks.items())
 
     def write(self, gone: Collection[str], rows: Rows) -> None:
-        """Let go of the records of some hooks, then add new ones, all or nothing."""
+        """Let go of the records of some hooks, then add new ones, all or nothing; what is gone is overwritten."""
         disk = os.statvfs(self._path.parent)
         if disk.f_bavail * disk.f_frsize < FREE:
             raise OSError(f"less than {FREE // 1024**2} MiB of the disk are free")
         with self._open() as db:
-            db.executemany("DELETE FROM record WHERE hook = ?", [(hook,) for hook in gone])
+            deleted = db.executemany("DELETE FROM record WHERE hook = ?", [(hook,) for hook in gone]).rowcount
             room = self._pages * PAGE // ROOM
             for hook, records in rows:
                 for record, given in records:
@@ -75,6 +77,9 @@ class RecordsFile:
                     time.sleep(0)  # the event loop has its turn: this is a thread with all of its time to itself
                 self._trim(db, hook)
             self._make_room(db)
+        self._in_log |= deleted > 0
+        if self._in_log:
+            self._in_log = self._log_in_use()
 
     def body(self, id_: str) -> bytes | None:
         """Return the body of a record, None where there is none or it cannot be read."""
@@ -118,12 +123,19 @@ class RecordsFile:
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = NORMAL")
             db.execute("PRAGMA journal_size_limit = 1048576")
+            db.execute("PRAGMA secure_delete = ON")
             db.execute(f"PRAGMA max_page_count = {self._pages}")
             db.executescript(SCHEMA)
         except BaseException:
             db.close()
             raise
         return db
+
+    def _log_in_use(self) -> bool:
+        """Empty the log; return whether somebody who reads keeps that from being done."""
+        with self._open() as db:
+            (busy, _, _) = db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        return bool(busy)
 
     def _trim(self, db: sqlite3.Connection, hook: str) -> None:
         db.execute(

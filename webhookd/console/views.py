@@ -25,10 +25,13 @@ HOUR = 60
 """How many minutes the small picture shows."""
 MOST_INDENTED = 40
 """Nesting beyond this is not indented further."""
+MOST_TOKENS = 10_000
+"""JSON of more than so many tokens is shown as it came: all that is made of it is made on the event loop."""
 
 _CODE = re.compile("`([^`]+)`")
 _TOKEN = re.compile(
-    r'(?P<string>"(?:[^"\\]|\\.)*")|(?P<number>-?\d[\d.eE+-]*)|(?P<word>true|false|null)|(?P<mark>[\[\]{},:])',
+    r"""[ \t\r\n]*(?:(?P<string>"[^"\\]*(?:\\.[^"\\]*)*")|(?P<number>-?\d[\d.eE+-]*)|(?P<word>true|false|null)"""
+    r"""|(?P<mark>[\[\]{},:])|(?P<end>\Z))""",
     re.DOTALL,
 )
 
@@ -108,23 +111,19 @@ def _bar(index: int, good: int, refused: int, most: int) -> str:
 def payload(body: bytes) -> str:
     """Return a body as HTML: JSON indented and coloured, token by token as it was sent; anything else as its text."""
     text = body.decode("utf-8", "replace")
-    tokens = list(_tokens(text))
-    return escape(text) if None in tokens else "".join(_indented([token for token in tokens if token is not None]))
+    tokens = _tokens(text)
+    return escape(text) if tokens is None else "".join(_indented(tokens))
 
 
-def _tokens(text: str) -> Iterator[tuple[str, str] | None]:
-    """Yield kind and text of each token; None where there is something that JSON does not have."""
-    at = 0
-    while at < len(text):
-        if text[at] in " \t\r\n":
-            at += 1
-            continue
-        found = _TOKEN.match(text, at)
-        if found is None:
-            yield None
-            return
-        yield str(found.lastgroup), found[0]
-        at = found.end()
+def _tokens(text: str) -> list[tuple[str, str]] | None:
+    """Return kind and text of each token; None where there are too many, or something that JSON does not have."""
+    tokens: list[tuple[str, str]] = []
+    found = _TOKEN.match(text)
+    while found is not None and found.lastgroup != "end" and len(tokens) < MOST_TOKENS:
+        kind = str(found.lastgroup)
+        tokens.append((kind, found[kind]))
+        found = _TOKEN.match(text, found.end())
+    return tokens if found is not None and found.lastgroup == "end" else None
 
 
 def _indented(tokens: Sequence[tuple[str, str]]) -> Iterator[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hmac
 import json
 import re
+import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from itertools import product
@@ -59,6 +60,7 @@ class _Effort:
         self._bytes -= size
         if self._trials < 0 or self._bytes < 0:
             raise _Spent
+        time.sleep(0)  # the event loop has its turn: this is a thread with much to do
 
 
 class _Case(NamedTuple):
