@@ -13,7 +13,9 @@ import websocket
 from harness import Answer, Daemon, free_port, mint, request, until
 
 from webhookd.console import views
+from webhookd.console.live import MOST_OF_ONE
 from webhookd.console.remedies import FAULTS
+from webhookd.console.session import MOST_OF_TENANT
 
 POLICY = {"default-src": "'none'", "script-src": "'self'", "style-src": "'self'", "frame-ancestors": "'none'"}
 
@@ -191,6 +193,35 @@ def test_signing_out_ends_the_session_and_not_only_the_cookie(visitor):
     answer = visitor.post("/sign-out", csrf=visitor.csrf)
     assert (answer.status, answer.headers["Location"]) == (303, "/console/sign-in")
     assert visitor.get("/hooks").status == 303
+
+
+def test_signing_out_closes_what_is_open(visitor):
+    other = Visitor(visitor.daemon)
+    other.sign_in()
+    token = visitor.daemon.hook("mine", "a")["token"]
+    with visitor.socket(f"/hooks/{token}/live") as mine, other.socket(f"/hooks/{token}/live") as theirs:
+        visitor.post("/sign-out", csrf=visitor.csrf)
+        assert mine.recv_data() == (websocket.ABNF.OPCODE_CLOSE, (4401).to_bytes(2))
+        visitor.daemon.deliver({"hookUrl": visitor.daemon.config("GET").json[0]["hookUrl"]}, b"{}")
+        assert theirs.recv_data()[0] == websocket.ABNF.OPCODE_TEXT
+
+
+def test_a_tenant_has_its_share_of_sessions_and_open_pages(visitor):
+    other = Visitor(visitor.daemon, tenant="other")
+    other.sign_in()
+    last = Visitor(visitor.daemon)
+    for _ in range(MOST_OF_TENANT):
+        assert last.sign_in().status == 303
+        cookie, last.cookie = last.cookie, ""
+    last.cookie = cookie
+    assert [one.get("/hooks").status for one in (visitor, last, other)] == [303, 200, 200]
+    with contextlib.ExitStack() as stack:
+        for _ in range(MOST_OF_ONE):
+            stack.enter_context(last.socket("/overview/live"))
+        with pytest.raises(websocket.WebSocketBadStatusException) as refused, last.socket("/overview/live"):
+            pass
+        assert refused.value.status_code == 503
+        stack.enter_context(other.socket("/overview/live"))
 
 
 def test_signing_in_again_gives_another_cookie(visitor):

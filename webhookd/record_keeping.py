@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import structlog
 
-from webhookd.adapters.records_file import RecordsFile
+from webhookd.adapters.records_file import RecordsFile, Rows
 from webhookd.hooks import HookTable
 from webhookd.record_ring import Kept
 from webhookd.records import Records
@@ -101,7 +101,7 @@ class _Keeper:
         if not batch and not gone:
             return False
         try:
-            await self._loop.run_in_executor(self._thread, self._write, gone, batch)
+            rows = await self._loop.run_in_executor(self._thread, self._write, gone, batch)
         except OSError as error:
             records.gone |= gone
             for token, kept in batch:
@@ -110,13 +110,14 @@ class _Keeper:
                 log.warning("records of deliveries cannot be written; they stay in memory", error=str(error))
             self._failing = True
             return False
-        for token, kept in batch:
-            records.written(token, kept)
+        for (token, entries), (_, made) in zip(batch, rows, strict=True):
+            records.written(token, zip(entries, (record for record, _ in made), strict=True))
         if self._failing:
             log.info("records of deliveries are written again")
         self._failing = False
         return True
 
-    def _write(self, gone: set[str], batch: Sequence[tuple[str, Sequence[Kept]]]) -> None:
+    def _write(self, gone: set[str], batch: Sequence[tuple[str, Sequence[Kept]]]) -> Rows:
         rows = [(token, [(self._records.make(kept), kept.body) for kept in entries]) for token, entries in batch]
         self._file.write(gone, rows)
+        return rows

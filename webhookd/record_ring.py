@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from http import HTTPStatus
 from typing import cast
 
@@ -51,6 +51,12 @@ class Kept(msgspec.Struct, gc=False, eq=False):
         """The id of the record."""
         noted = self.noted
         return noted[1] if noted is not None else self._made.id
+
+    @property
+    def received_at(self) -> int:
+        """When the delivery came, in ms since the epoch."""
+        noted = self.noted
+        return noted[2] if noted is not None else self._made.received_at
 
     @property
     def outcome(self) -> Outcome:
@@ -107,13 +113,15 @@ class Ring:
         if len(self.entries) > self.limit:
             self.bytes -= self.entries.popleft().bytes
 
-    def let_go(self, kept: Kept, datasources: Datasources) -> None:
-        """Let go of a body that is on disk now: what is to be read of it is read before."""
-        if kept in self.entries:
-            before = kept.bytes
-            kept.record, kept.noted, kept.body = kept.made(datasources), None, None
-            kept.bytes = OVERHEAD + _weight(kept.record.headers)
-            self.bytes += kept.bytes - before
+    def let_go(self, written: Iterable[tuple[Kept, Record]]) -> None:
+        """Let go of bodies that are on disk now, and of all else that the records say that were made of these."""
+        here = set(self.entries)
+        for kept, record in written:
+            if kept.body is not None and kept in here:
+                before = kept.bytes
+                kept.record, kept.noted, kept.body = record, None, None
+                kept.bytes = OVERHEAD + _weight(record.headers)
+                self.bytes += kept.bytes - before
 
     def shrink(self, most: int) -> int:
         """Let the oldest go until `most` bytes are free or one is left; return how many are."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Protocol
 
 import uuid_utils
@@ -135,6 +135,10 @@ class Records:
                     break
         return found
 
+    def outcomes(self, token: str) -> list[tuple[int, Outcome]]:
+        """Return when (ms since the epoch) and how each remembered delivery of a hook ended, newest first."""
+        return [(kept.received_at, kept.outcome) for kept in self._older(token, None)]
+
     def get(self, token: str, id_: str) -> Record | None:
         """Return the record with this id, if the hook has it still."""
         kept = self._find(token, id_)
@@ -196,14 +200,12 @@ class Records:
         """Return the record of what was noted; any thread may ask."""
         return kept.made(self._datasources)
 
-    def written(self, token: str, written: Collection[Kept]) -> None:
-        """Let go of bodies that are on disk now."""
+    def written(self, token: str, written: Iterable[tuple[Kept, Record]]) -> None:
+        """Let go of bodies that are on disk now, with the records that were made of them."""
         ring = self._rings.get(token)
         if ring is not None:
             before = ring.bytes
-            for kept in written:
-                if kept.body is not None:
-                    ring.let_go(kept, self._datasources)
+            ring.let_go(written)
             self.bytes += ring.bytes - before
 
     def not_written(self, token: str, entries: Collection[Kept]) -> None:
@@ -253,13 +255,11 @@ class Records:
         before = ring.bytes
         ring.add(newest_first)
         self.bytes += ring.bytes - before
-        if self._listeners:
-            self._tell(token, list(ring.entries)[-len(newest_first) :])
-
-    def _tell(self, token: str, added: list[Kept]) -> None:
-        for heard in tuple(self._listeners.get(token, ())):
-            for kept in added:
-                heard(self.make(kept))
+        if token in self._listeners:
+            added = [self.make(kept) for kept in list(ring.entries)[-len(newest_first) :]]
+            for heard in tuple(self._listeners[token]):
+                for record in added:
+                    heard(record)
 
     def _shrink(self) -> None:
         while self.bytes > self._max_bytes and len(self._rings) > 1:

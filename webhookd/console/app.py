@@ -10,6 +10,7 @@ from tornado import web
 
 from webhookd.console.console import ROOT, Console
 from webhookd.console.delivery_pages import DeliveryPage, HookPage, Replay, ReplayRefused, SamplePage
+from webhookd.console.feed import Feed
 from webhookd.console.hook_pages import DeleteHook, EditHook, HookList, NewHook, RotateHook, Start
 from webhookd.console.hosts import Hosts
 from webhookd.console.live import HookLive, OverviewLive
@@ -77,6 +78,7 @@ def console_of(
         explainer=None
         if records is None
         else Explainer(records, service.datasources, service.schemas, settings.max_body),
+        feed=None if records is None else Feed(records, service.table, ROOT),
     )
 
 

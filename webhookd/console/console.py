@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Protocol
 from urllib.parse import urlsplit
 
-from tornado import websocket
-
+from webhookd.console.feed import Feed
 from webhookd.console.hosts import Hosts
-from webhookd.console.session import Attempts, Invitations, Sessions
+from webhookd.console.session import Attempts, Invitations, Session, Sessions
 from webhookd.console.trend import Trend
 from webhookd.explainer import Explainer
 from webhookd.http_admin import Readiness
@@ -18,6 +18,17 @@ from webhookd.replay import Replayer
 from webhookd.tenant_hooks import TenantHooks
 
 ROOT = "/console"
+SIGNED_OUT = 4401
+"""What a socket is closed with when its session has ended; the codes from 4000 are for such use (RFC 6455, 7.4.2)."""
+
+
+class Socket(Protocol):
+    """An open WebSocket, and whose it is; None where nobody is signed in."""
+
+    session: Session | None
+
+    def close(self, code: int | None = None, reason: str | None = None) -> None:
+        """Close it."""
 
 
 @dataclass(slots=True)
@@ -37,16 +48,24 @@ class Console:
     """Of which kind it is: the scheme of its URL."""
     explainer: Explainer | None
     """None where no deliveries are remembered."""
+    feed: Feed | None
+    """As above."""
     listen_url: str = ""
     """Where deliveries are taken, as the daemon has bound it."""
     attempts: Attempts = field(default_factory=Attempts)
     invitations: Invitations = field(default_factory=Invitations)
-    sockets: set[websocket.WebSocketHandler] = field(default_factory=set)
+    sockets: set[Socket] = field(default_factory=set)
     """Every open WebSocket."""
 
     def invite(self, token: str) -> str:
         """Return the path of a link that signs in with a bearer token, once."""
         return f"{ROOT}/enter?code={self.invitations.make(token)}"
+
+    def end(self, session: Session) -> None:
+        """End a session, and whatever is open in it."""
+        self.sessions.close(session)
+        for socket in [socket for socket in self.sockets if socket.session is session]:
+            socket.close(SIGNED_OUT)
 
     def close(self) -> None:
         """Let go of every WebSocket: the daemon stops."""

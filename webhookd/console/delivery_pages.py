@@ -29,7 +29,7 @@ class Deliveries(Page):
     def spark(self, hook: Hook) -> str:
         """Return the hook's last hour as a picture."""
         records = self.console.intake.records
-        return views.hour([] if records is None else records.of(hook.token, limit=records.per_hook), self.capacity)
+        return views.hour([] if records is None else records.outcomes(hook.token), self.capacity)
 
     def remembered(self, hook: Hook, id_: str) -> Record:
         """Return a delivery of the hook; raises `NotFound` where it is not remembered."""

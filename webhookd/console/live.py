@@ -3,33 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import ClassVar
 
 import msgspec
 from tornado import websocket
 
-from webhookd.console import remedies, views
-from webhookd.console.console import Console
+from webhookd.console import remedies
+from webhookd.console.console import SIGNED_OUT, Console
 from webhookd.console.hosts import same_origin
 from webhookd.console.pages import COOKIE, Guard
+from webhookd.console.session import Session
 from webhookd.console.trend import Second
 from webhookd.errors import Overloaded, Rejected, TokensUnavailable, Unauthenticated
-from webhookd.model import Hook, Record
+from webhookd.model import Hook
 
 MOST_SOCKETS = 500
 """How many there may be at a time, all browsers together."""
-GATHER = 0.1
-"""Seconds for which what comes is gathered: a busy hook's deliveries are told together."""
-MOST_AT_ONCE = 25
-"""How many deliveries are told together; of more the last ones."""
+MOST_OF_ONE = 100
+"""How many of them one tenant may have, and all who are not signed in together."""
 MOST_UNREAD = 30
 """How many messages a browser may leave unread before it is let go."""
 RECHECK = 30.0
 """Seconds between two looks at whether the session still lives."""
-SIGNED_OUT = 4401
-"""What a socket is closed with when its session has ended; the codes from 4000 are for such use (RFC 6455, 7.4.2)."""
 
 
 class Live(Guard, websocket.WebSocketHandler):
@@ -51,7 +47,8 @@ class Live(Guard, websocket.WebSocketHandler):
         self.session = await self.console.sessions.find(self.get_cookie(COOKIE))
         if self.session is None and self.NEEDS_SESSION:
             raise Unauthenticated("sign in first")
-        if len(self.console.sockets) >= MOST_SOCKETS:
+        sockets, whose = self.console.sockets, _tenant(self.session)
+        if len(sockets) >= MOST_SOCKETS or sum(_tenant(each.session) == whose for each in sockets) >= MOST_OF_ONE:
             raise Overloaded("too many pages of the console are open")
 
     def check_origin(self, origin: str) -> bool:
@@ -84,13 +81,13 @@ class Live(Guard, websocket.WebSocketHandler):
         if self._recheck is not None:
             self._recheck.cancel()
 
-    def tell(self, document: object) -> None:
+    def tell(self, text: str) -> None:
         """Send; a browser that does not read is let go."""
         if self._unread >= MOST_UNREAD:
             self.close(1008)
             return
         try:
-            sent = self.write_message(msgspec.json.encode(document).decode())
+            sent = self.write_message(text)
         except websocket.WebSocketClosedError:
             return
         self._unread += 1
@@ -124,39 +121,19 @@ class HookLive(Live):
         self.hook = self.own_hook(token)
         await super().get(token)
 
-    def open(self, token: str) -> None:
+    def open(self, token: str) -> None:  # noqa: ARG002 - Tornado's
         """Begin to listen."""
-        records = self.console.intake.records
-        if records is None:
+        if self.console.feed is None:
             self.close(1000)
-            return
-        self._heard: deque[Record] = deque(maxlen=MOST_AT_ONCE)
-        self._count = 0
-        self._due: asyncio.TimerHandle | None = None
-        self.begin(records.listen(token, self._hear))
+        else:
+            self.begin(self.console.feed.watch(self.hook, self._told))
 
-    def _hear(self, record: Record) -> None:
-        """Gather; this is called on the path of a delivery."""
-        self._heard.append(record)
-        self._count += 1
-        if self._due is None:
-            self._due = asyncio.get_running_loop().call_later(GATHER, self._flush)
-
-    def _flush(self) -> None:
-        self._due = None
-        heard, count = list(self._heard), self._count
-        self._heard.clear()
-        self._count = 0
-        if self.console.service.table.get(self.hook.token) is None:
-            self.close(1000)
-            return
-        records = self.console.intake.records
-        kept = [] if records is None else records.of(self.hook.token, limit=records.per_hook)
-        rows = [{"outcome": record.outcome, "html": self._row(record)} for record in heard]
-        self.tell({"rows": rows, "count": count, "spark": views.hour(kept, records.per_hook if records else 0)})
-
-    def _row(self, record: Record) -> str:
-        return self.render_string("row.html", hook=self.hook, record=record, fresh=True).decode()
+    def _told(self, text: str | None) -> None:
+        hook = self.console.service.table.get(self.hook.token)
+        if text is None or hook is None or hook.tenant != self.hook.tenant:
+            self.close(1000)  # deleted, or this token of it has ended
+        else:
+            self.tell(text)
 
 
 class OverviewLive(Live):
@@ -170,19 +147,24 @@ class OverviewLive(Live):
         seconds = trend.seconds()
         names = list(seconds[-1]) if seconds else []
         columns = {name: [_short(second[name]) for second in seconds] for name in names}
-        self.tell({"columns": columns, **self._state()})
+        self.tell(self._text(columns=columns))
         self.begin(trend.listen(self._hear))
 
     def _hear(self, second: Second) -> None:
-        self.tell({"second": {name: _short(value) for name, value in second.items()}, **self._state()})
+        self.tell(self._text(second={name: _short(value) for name, value in second.items()}))
 
-    def _state(self) -> Mapping[str, object]:
+    def _text(self, **figures: object) -> str:
         readiness = self.console.readiness()
-        return {
+        state = {
             "status": readiness.status,
             "faults": remedies.of_faults(readiness),
             "refusals": remedies.of_refusals(self.console.trend.refusals()),
         }
+        return msgspec.json.encode(figures | state).decode()
+
+
+def _tenant(session: Session | None) -> str | None:
+    return None if session is None else session.caller.tenant
 
 
 def _short(value: float | None) -> float | None:

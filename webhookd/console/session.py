@@ -17,6 +17,8 @@ LIFETIME = 12 * 3600.0
 """How long a session lasts at the most, in seconds; a token without an end is good for no longer either."""
 MOST_SESSIONS = 1000
 """How many there are at a time; the one that was used least recently makes room."""
+MOST_OF_TENANT = 100
+"""How many one tenant has at a time: over that its own make room, not those of others."""
 INVITATION = 3600.0
 """How long a sign-in link is good for, in seconds, if nobody follows it."""
 BURST = 10
@@ -69,7 +71,7 @@ class Sessions:
         caller = await self._bearer.caller([f"Bearer {token}"], now)
         cookie = secrets.token_urlsafe(32)
         session = Session(caller, now + LIFETIME, token, secrets.token_urlsafe(32), _digest(cookie))
-        self._make_room()
+        self._make_room(caller.tenant)
         self._open[session.digest] = session
         return cookie, session
 
@@ -102,13 +104,15 @@ class Sessions:
             return False
         return caller == session.caller
 
-    def _make_room(self) -> None:
-        now = self._now()
-        if len(self._open) < MOST_SESSIONS:
-            return
-        for session in [each for each in self._open.values() if each.until <= now]:
-            self.close(session)
-        while len(self._open) >= MOST_SESSIONS:
+    def _make_room(self, tenant: str) -> None:
+        if len(self._open) >= MOST_SESSIONS:
+            now = self._now()
+            for session in [each for each in self._open.values() if each.until <= now]:
+                self.close(session)
+        own = [each for each in self._open.values() if each.caller.tenant == tenant]
+        if len(own) >= MOST_OF_TENANT:
+            self.close(own[0])
+        elif len(self._open) >= MOST_SESSIONS:
             self.close(next(iter(self._open.values())))
 
 

@@ -53,7 +53,7 @@ class Entrance(Page):
 
     def _replace(self, session: Session) -> None:
         if self.session is not None:
-            self.console.sessions.close(self.session)
+            self.console.end(self.session)
         self.session = session
 
 
@@ -104,7 +104,7 @@ class SignOut(Page):
 
     def post(self) -> None:
         """End the session and let the browser forget it."""
-        self.console.sessions.close(self.me)
+        self.console.end(self.me)
         self.clear_cookie(COOKIE, path=ROOT, httponly=True, samesite="Strict")
         log.info("console sign-out", tenant=self.me.caller.tenant)
         self.redirect(f"{ROOT}/sign-in", status=303)

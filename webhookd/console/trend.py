@@ -57,6 +57,8 @@ class Trend:
         self._values: Values | None = None
         self._seconds: deque[Second] = deque(maxlen=KEPT)
         self._refused: deque[Counter[str]] = deque(maxlen=KEPT)
+        self._refusals: list[tuple[str, int]] | None = None
+        """What was made of them for whoever asked first since the last second."""
         self._listeners: list[Callable[[Second], None]] = []
 
     def beat(self) -> None:
@@ -76,7 +78,9 @@ class Trend:
 
     def refusals(self) -> list[tuple[str, int]]:
         """Return how many deliveries were refused in what is remembered, by reason, most first."""
-        return sum(self._refused, Counter[str]()).most_common()
+        if self._refusals is None:
+            self._refusals = sum(self._refused, Counter[str]()).most_common()
+        return self._refusals
 
     def listen(self, heard: Callable[[Second], None]) -> Callable[[], None]:
         """Have `heard` called with each second as it passes; returns what ends that."""
@@ -95,6 +99,7 @@ class Trend:
             second[name] = quantile(part, grown_buckets)
         self._seconds.append(second)
         self._refused.append(Counter({word: round(count) for word, count in _grown(REFUSALS, before, after) if count}))
+        self._refusals = None
         for heard in list(self._listeners):
             heard(second)
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from html import escape
 
-from webhookd.model import Record
+from webhookd.model import Outcome
 
 DONE = {
     "created": "The hook is there. Give its URL to the sender, or send a sample.",
@@ -70,19 +70,19 @@ def age(seconds: float) -> str:
     return f"{seconds:.0f} s"
 
 
-def hour(records: Sequence[Record], kept: int, now: float | None = None) -> str:
+def hour(outcomes: Sequence[tuple[int, Outcome]], kept: int, now: float | None = None) -> str:
     """Return the last hour as bars, one a minute, as SVG; what it says in words is its label.
 
-    `records` are the last ones of a hook, newest first, of which at most `kept` are remembered: the minutes that they
-    do not reach back to are shown as unknown.
+    `outcomes` are when (ms since the epoch) and how the last deliveries of a hook ended, newest first, of which at most
+    `kept` are remembered: the minutes that they do not reach back to are shown as unknown.
     """
     end = int(time.time() if now is None else now) // 60
     good, refused = [0] * HOUR, [0] * HOUR
-    for record in records:
-        index = _minute(record, end)
+    for received_at, outcome in outcomes:
+        index = _minute(received_at, end)
         if 0 <= index < HOUR:
-            (refused if record.outcome == "refused" else good)[index] += 1
-    unknown = max(0, _minute(records[-1], end)) if records and len(records) >= kept else 0
+            (refused if outcome == "refused" else good)[index] += 1
+    unknown = max(0, _minute(outcomes[-1][0], end)) if outcomes and len(outcomes) >= kept else 0
     total = sum(good) + sum(refused)
     words = f"{total} deliveries in the last {HOUR - unknown} minutes, {sum(refused)} of them refused"
     most = max(1, *(sum(both) for both in zip(good, refused, strict=True)))
@@ -94,8 +94,8 @@ def hour(records: Sequence[Record], kept: int, now: float | None = None) -> str:
     )
 
 
-def _minute(record: Record, end: int) -> int:
-    return HOUR - 1 - (end - record.received_at // 60_000)
+def _minute(received_at: int, end: int) -> int:
+    return HOUR - 1 - (end - received_at // 60_000)
 
 
 def _bar(index: int, good: int, refused: int, most: int) -> str:
