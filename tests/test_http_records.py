@@ -6,9 +6,10 @@ import hashlib
 import hmac
 import socket
 import time
+from urllib.parse import urlsplit
 
 import pytest
-from harness import Daemon
+from harness import Daemon, until
 
 SECRET = "a secret for these tests"
 
@@ -72,8 +73,8 @@ def test_every_way_to_end_leaves_a_record(shared_daemon):
     found = [(one["outcome"], one["reason"], one["status"], one["hasBody"]) for one in deliveries(shared_daemon, hook)]
     assert found[::-1] == [
         ("ignored", "handshake", 204, False),
-        ("refused", "content_type", 415, False),
-        ("refused", "content_encoding", 415, False),
+        ("refused", "content_type", 415, True),
+        ("refused", "content_encoding", 415, True),
         ("refused", "signature", 401, True),
         ("refused", "malformed", 400, True),
         ("refused", "schema", 422, True),
@@ -100,6 +101,81 @@ def test_large_bodies_are_not_kept(tmp_path):
         assert found[0][1:] == (413, False)
         (kept,) = [one for one in deliveries(daemon, hook) if one["hasBody"]]
         assert daemon.config("GET", path(hook, kept["id"])).json["body"] == "x" * 65536
+
+
+FORM = "Content-Type: application/x-www-form-urlencoded"
+JSON = "Content-Type: application/json"
+LIMIT = 64 * 1024
+
+
+def sent_apart(daemon: Daemon, hook, fields: list[str], pieces: list[bytes]) -> bytes:
+    """Send a head, then each piece once the daemon has had the one before; return the beginning of the answer."""
+    head = "\r\n".join([f"POST {urlsplit(hook['hookUrl']).path} HTTP/1.1", "Host: a", *fields]) + "\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", daemon.port), timeout=20) as wire:
+        wire.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        for piece in (head.encode(), *pieces):
+            wire.sendall(piece)
+            time.sleep(0.05)  # that they are read apart is what is wanted; that they are not does not fail
+        return wire.recv(12)
+
+
+@pytest.mark.parametrize(
+    ("fields", "pieces", "status", "kept"),
+    [
+        pytest.param(
+            [FORM, "Content-Length: 9"], [b"payload=1"], 415, b"payload=1", id="there with its head, or behind it"
+        ),
+        pytest.param([FORM, "Content-Length: 9"], [b"pay", b"load", b"=1"], 415, b"payload=1", id="in pieces"),
+        pytest.param(
+            [FORM, "Transfer-Encoding: chunked"],
+            [b"3\r\npay\r\n", b"6\r\nload=1\r\n0\r\n\r\n"],
+            415,
+            b"payload=1",
+            id="chunked",
+        ),
+        pytest.param([FORM, f"Content-Length: {LIMIT}"], [b"x" * LIMIT], 415, b"x" * LIMIT, id="as large as may be"),
+        pytest.param([FORM, f"Content-Length: {LIMIT + 1}"], [b"x" * (LIMIT + 1)], 415, None, id="too large"),
+        pytest.param(
+            [FORM, "Transfer-Encoding: chunked"],
+            [f"{LIMIT:x}\r\n".encode() + b"x" * LIMIT + b"\r\n", b"1\r\nx\r\n0\r\n\r\n"],
+            415,
+            None,
+            id="chunked, and too large",
+        ),
+        pytest.param([FORM, "Content-Length: 9"], [b"payl"], 415, None, id="that does not come to its end"),
+        pytest.param(
+            [FORM, "Expect: 100-continue", "Content-Length: 9"], [], 415, None, id="that is asked about first"
+        ),
+        pytest.param([FORM], [], 415, b"", id="empty"),
+        pytest.param(
+            [JSON, "Content-Length: 9"], [b"pay", b"load=1"], 400, b"payload=1", id="that is read, and no JSON"
+        ),
+    ],
+)
+def test_the_body_of_a_refused_delivery_is_kept(shared_daemon, fields, pieces, status, kept):
+    """Whether it was refused for what is in its body, or before that was there."""
+    hook = shared_daemon.hook("anything", f"kept.{time.time_ns()}")
+    assert sent_apart(shared_daemon, hook, fields, pieces) == f"HTTP/1.1 {status}".encode()
+    until(lambda: deliveries(shared_daemon, hook))
+    (one,) = deliveries(shared_daemon, hook)
+    assert (one["status"], one["hasBody"]) == (status, kept is not None)
+    alone = shared_daemon.config("GET", path(hook, one["id"])).json
+    assert alone.get("body", "").encode() == (kept or b"")
+    if kept is not None:
+        assert one["size"] == len(kept)
+        assert shared_daemon.config("POST", path(hook, one["id"], "replay")).json["status"] == status
+
+
+def test_the_body_of_a_delivery_that_there_was_no_room_for_is_kept(tmp_path):
+    with Daemon(tmp_path, broker="spool:", max_in_flight_bytes="100") as daemon:
+        hook = daemon.hook("anything", "a")
+        body = b'{"text": "' + b"x" * 200 + b'"}'
+        fields = [JSON, f"Content-Length: {len(body)}"]
+        assert sent_apart(daemon, hook, fields, [body[:90], body[90:180], body[180:]]) == b"HTTP/1.1 503"
+        until(lambda: deliveries(daemon, hook))
+        (one,) = deliveries(daemon, hook)
+        assert (one["reason"], one["size"]) == ("tenant_share", len(body))
+        assert daemon.config("GET", path(hook, one["id"])).json["body"].encode() == body
 
 
 def test_an_address_that_is_no_hooks_leaves_no_record(shared_daemon):

@@ -52,7 +52,10 @@ def accept(records: Records, hook: Hook, number: int, body: bytes | None = b"{}"
 
 
 def refuse(records: Records, hook: Hook | tuple[str, str], body: bytes | None = b"{}", headers=None) -> None:
-    records.refused(hook, headers or {"x-github-delivery": "abc"}, body, 2, 0.001, ("signature", 401, "it is wrong"))
+    begun = records.begun(hook)
+    if begun is not None:
+        why = ("signature", 401, "it is wrong")
+        records.refused(begun, headers or {"x-github-delivery": "abc"}, body, 2, 0.001, why)
 
 
 def test_an_accepted_delivery():

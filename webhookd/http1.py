@@ -144,6 +144,8 @@ class Connection(Answering):
         if self._receiver is not None:
             self._receiver.part(part)
             return
+        if self._rest is not None:
+            self._rest.part(part)
         self._drain_left -= len(part)
         if self._drain_left < 0:
             self.linger()
@@ -152,6 +154,9 @@ class Connection(Answering):
         if self._head is None:
             return  # the connection is at its end
         if self._answered:
+            rest, self._rest = self._rest, None
+            if rest is not None:
+                rest.end()
             self._settle()
         elif self._receiver is not None:
             self.phase, self.deadline = WORK, NEVER

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from webhookd import http1_answer
 from webhookd.http1_chunks import Chunks
 from webhookd.http1_head import Head, Reader
 from webhookd.http1_limits import DRAIN, IDLE, NEVER, WORK, WRITE, Watch
+from webhookd.http1_rest import Rest
 from webhookd.http1_shared import Receiver, Shared
 from webhookd.http1_wire import Wire
 
@@ -18,6 +19,9 @@ NO_CONTENT = 204
 
 class Answering(Wire):
     """Answers a request at once with `accepted` or `reply`, or in pieces between `start` and `done`."""
+
+    _rest: Rest | None = None
+    """What keeps the rest of a body that was answered before it had come, if anything does."""
 
     def __init__(self, shared: Shared[Any], watch: Watch) -> None:
         super().__init__(watch)
@@ -105,6 +109,18 @@ class Answering(Wire):
         else:
             self._drain()
 
+    def keep_rest(self, most: int, taken: Callable[[bytes | None], None]) -> None:
+        """Have `taken` told, once and maybe at once, what is still to come of the body of a request that is answered.
+
+        It is told None where that is more than `most` bytes, or does not come, or cannot be kept.
+        """
+        if self._reader.complete:
+            taken(b"")
+        elif self.phase == DRAIN and self._left <= most:
+            self._rest = Rest(self.shared.room, most, taken)
+        else:
+            taken(None)
+
     def _drain(self) -> None:
         self._drain_left = self.shared.drain_limit
         self.phase, self.deadline = DRAIN, self.watch.now + self.watch.limits.drain
@@ -130,9 +146,12 @@ class Answering(Wire):
     def abandon(self) -> None:
         """Let go of the request, and tell its receiver."""
         receiver, self._receiver = self._receiver, None
+        rest, self._rest = self._rest, None
         self._head, self._backlog, self._answered = None, b"", True
         if receiver is not None:
             receiver.closed()
+        if rest is not None:
+            rest.closed()
 
     def rest(self) -> None:
         """Set `phase` and `deadline` to what the connection is at."""

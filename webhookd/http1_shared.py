@@ -7,6 +7,7 @@ from typing import Generic, Protocol, TypeVar
 
 from webhookd import http1_answer
 from webhookd.http1_head import Head
+from webhookd.http1_rest import Room
 
 C = TypeVar("C")
 """The connection itself, which knows what is here."""
@@ -49,5 +50,6 @@ class Shared(Generic[C]):
         self.delegate = delegate
         self.drain_limit = drain_limit
         self.accepted = http1_answer.Accepted()
+        self.room = Room()
         self.stopping = False
         """Whether each answer is to be the last one of its connection."""

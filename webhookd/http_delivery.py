@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import time
 from collections.abc import Mapping
 from types import MappingProxyType
@@ -12,7 +11,7 @@ from typing import Any
 import structlog
 import uuid_utils
 
-from webhookd.body import Encoding, content_encoding, inflate
+from webhookd.body import Encoding, content_encoding
 from webhookd.errors import (
     BodyTooLarge,
     HooksNotCurrent,
@@ -27,12 +26,14 @@ from webhookd.errors import (
 )
 from webhookd.examiner import LARGE_BODY, LARGE_SCHEMA_BODY, is_large
 from webhookd.http_intake import Answers, Intake
+from webhookd.http_pieces import Pieces
 from webhookd.http_problem import bug, problem
+from webhookd.inflating import inflated
 from webhookd.limits import Ticket
 from webhookd.logs import HOOK_EVENT, hook_id
 from webhookd.model import Delivery, Event, Hook, Message, Verified
 from webhookd.ports import Durable
-from webhookd.records import MAX_KEPT_BODY
+from webhookd.records import MAX_KEPT_BODY, Records
 
 HOOK_METHODS = ("POST", "HEAD")
 
@@ -48,13 +49,11 @@ class DeliveryWork:
     _message: Message | None = None
     _task: asyncio.Task[None] | None = None
     _headers: Mapping[str, str] = MappingProxyType({})
-    _first: bytes | None = None  # the first piece of the body, where that comes in pieces
-    _buffer: io.BytesIO | None = None  # all pieces, where there are more
+    _pieces: Pieces | None = None  # of the body, where that comes in pieces
     _small: bytes | None = None  # the body as received, where it may be kept with the delivery's record
     _record: str | None = None  # the id of the record of a refused one
     _size = 0
-    _whole = False
-    """Whether the body has come to its end."""
+    _whole = False  # whether the body has come to its end
 
     def __init__(self, answers: Answers, intake: Intake, api_token: str, token: str) -> None:
         self._answers = answers
@@ -83,9 +82,11 @@ class DeliveryWork:
             self.begin(method, headers, None)
             return
         self._size = size = len(body)
+        self._whole = True
+        if size <= MAX_KEPT_BODY:
+            self._small = body
         hook = self._admit(headers, size, size)
         if hook is not None:
-            self._whole = True
             self._check(hook, body)
 
     def part(self, chunk: bytes) -> None:
@@ -97,16 +98,11 @@ class DeliveryWork:
             if self._ticket is not None:
                 self._ticket.grow(len(chunk))
         except Rejected as error:
+            if self._size <= MAX_KEPT_BODY:
+                self._add(chunk)
             self._refuse(error)
         else:
-            if self._first is None:
-                self._first = chunk
-                return
-            if self._buffer is None:
-                # grown in place, and handed out without a copy: pieces to be joined would be in memory a second time
-                self._buffer = io.BytesIO()
-                self._buffer.write(self._first)
-            self._buffer.write(chunk)
+            self._add(chunk)
 
     def end(self) -> None:
         """Check the delivery and publish its message."""
@@ -114,7 +110,10 @@ class DeliveryWork:
         if hook is None:
             return  # answered already: there is nothing to check
         self._whole = True
-        self._check(hook, self._body())
+        body = self._body()
+        if self._size <= MAX_KEPT_BODY:
+            self._small = body
+        self._check(hook, body)
 
     def _admit(self, headers: Mapping[str, str], length: int | None, held: int) -> Hook | None:
         """Return the hook; None where the delivery was refused. `held` bytes of the body are here already."""
@@ -133,8 +132,6 @@ class DeliveryWork:
 
     def _check(self, hook: Hook, body: bytes) -> None:
         headers, ingest = self._headers, self._intake.ingest
-        if len(body) <= MAX_KEPT_BODY:
-            self._small = body
         delivery = Delivery(headers, body, time.time_ns() // 1_000_000, hook.url(self._token))
         encoding = content_encoding(headers.get("content-encoding"))
         if encoding is None and (len(body) <= LARGE_SCHEMA_BODY or not is_large(hook, body)):
@@ -147,10 +144,15 @@ class DeliveryWork:
         slowly = self._end_slowly(hook, delivery, encoding)
         self._task = asyncio.get_running_loop().create_task(slowly)  # kept: the loop does not
 
+    def _add(self, chunk: bytes) -> None:
+        if self._pieces is None:
+            self._pieces = Pieces(chunk)
+        else:
+            self._pieces.add(chunk)
+
     def _body(self) -> bytes:
-        first, buffer = self._first, self._buffer
-        self._first = self._buffer = None
-        return (first or b"") if buffer is None else buffer.getvalue()
+        pieces, self._pieces = self._pieces, None
+        return b"" if pieces is None else pieces.whole()
 
     async def _end_slowly(self, hook: Hook, delivery: Delivery, encoding: Encoding | None) -> None:
         """Do what `end` does for a body that is large or compressed, without holding the event loop."""
@@ -162,7 +164,8 @@ class DeliveryWork:
                 verified = intake.ingest.verify(hook, delivery)
             del delivery  # the body as sent is let go once it is inflated
             if encoding is not None:
-                verified = await self._inflated(verified, encoding)
+                body = await inflated(verified.body, encoding, intake.ingest.max_body, self._ticket)
+                verified = Verified(verified._replace(body=body))
             if is_large(hook, verified.body):
                 event = await intake.examiner.examine(hook, verified)
             else:
@@ -170,26 +173,6 @@ class DeliveryWork:
             self._publish(hook, event, verified)
         except (Exception, SystemExit) as error:  # noqa: BLE001 - as above
             self._fail(error)
-
-    async def _inflated(self, verified: Verified, encoding: Encoding) -> Verified:
-        intake, ticket = self._intake, self._ticket
-        buffer = io.BytesIO()
-        steps = inflate(verified.body, encoding)
-        first = True
-        while True:
-            # one step costs as much as a small delivery; only what has more to come is worth a thread
-            step = next(steps, None) if first else await asyncio.to_thread(next, steps, None)
-            first = False
-            if step is None:
-                break
-            if buffer.tell() + len(step) > intake.ingest.max_body:
-                raise BodyTooLarge(f"the inflated body is over {intake.ingest.max_body} bytes")
-            if ticket is not None:
-                ticket.grow(len(step))
-            buffer.write(step)
-        if ticket is not None:
-            ticket.shrink(len(verified.body))
-        return Verified(Delivery(verified.headers, buffer.getvalue(), verified.received_at, verified.hook_url))
 
     # --- the answer ------------------------------------------------------------------------------------------------
 
@@ -263,9 +246,27 @@ class DeliveryWork:
     def _answer_refused(self, reason: str, detail: str | None, status: int, *answer: Any) -> None:
         self._answers.reply(status, *answer)
         if (records := self._intake.records) is not None:
-            why, hook = (reason, status, detail), self._hook or (self._api_token, self._token)
-            self._record = records.refused(hook, self._headers, self._small, self._size, self._started, why)
+            self._keep_record(records, (reason, status, detail))
         self._leave()
+
+    def _keep_record(self, records: Records, why: tuple[str, int, str | None]) -> None:
+        """Note the refused delivery, once all of its body is here, if that may be kept."""
+        begun = records.begun(self._hook or (self._api_token, self._token))
+        if begun is None:
+            return
+        self._record = begun.id
+        headers, size = self._headers, self._size
+        seconds = time.perf_counter() - self._started
+        if self._whole or size > MAX_KEPT_BODY:
+            records.refused(begun, headers, self._small, size, seconds, why)
+            return
+        come = self._body()
+
+        def rest_came(rest: bytes | None) -> None:
+            body = None if rest is None else come + rest
+            records.refused(begun, headers, body, size if body is None else len(body), seconds, why)
+
+        self._answers.keep_rest(MAX_KEPT_BODY - len(come), rest_came)
 
     def _answer_head(self) -> None:
         """Say whether the hook is there: some senders ask before they send (Trello)."""
@@ -288,7 +289,7 @@ class DeliveryWork:
             self._leave()
 
     def _leave(self) -> None:
-        self._first = self._buffer = self._small = None
+        self._pieces = self._small = None
         intake = self._intake
         if intake.stopping:
             intake.leave(self)

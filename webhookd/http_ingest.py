@@ -32,6 +32,11 @@ class DeliveryExchange(Exchange):
         """Answer 204."""
         self.reply(204, {} if receipt is None else {"X-Webhookd-Receipt": receipt})
 
+    def keep_rest(self, most: int, taken: Callable[[bytes | None], None]) -> None:
+        """As Answers promise; nothing of what comes behind an answer is kept here."""
+        del most
+        taken(b"" if self._complete else None)
+
     def begin(self, start_line: httputil.RequestStartLine, headers: httputil.HTTPHeaders, length: int | None) -> None:
         """Decide all that can be decided before the body."""
         given = {name.lower(): ",".join(headers.get_list(name)) for name in headers}

@@ -26,6 +26,12 @@ class Answers(Protocol):
     def reply(self, status: int, headers: Mapping[str, str], body: bytes = b"") -> None:
         """Answer anything else."""
 
+    def keep_rest(self, most: int, taken: Callable[[bytes | None], None]) -> None:
+        """Have `taken` told, once and maybe at once, what is still to come of the body of a request that is answered.
+
+        It is told None where that is more than `most` bytes, or does not come, or cannot be kept.
+        """
+
 
 @dataclass(slots=True)
 class Intake:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from http import HTTPStatus
-from typing import cast
+from typing import NamedTuple, cast
 
 import msgspec
 
@@ -31,6 +31,14 @@ OVERHEAD = 500
 """About how many bytes of memory a record takes beside its headers and its body."""
 PER_FIELD = 90
 """And each header field beside its value."""
+
+
+class Begun(NamedTuple):
+    """The hook, the id and the time (ms since the epoch) of a delivery that is to be noted."""
+
+    hook: Hook
+    id: str
+    received_at: int
 
 
 class Kept(msgspec.Struct, gc=False, eq=False):

@@ -14,7 +14,7 @@ from webhookd.hooks import HookTable
 from webhookd.http1_head import Fields
 from webhookd.ingest import Datasources
 from webhookd.model import OUTCOMES, Event, Hook, Message, Outcome, Record
-from webhookd.record_ring import ACCEPTED, ANSWERED, Ended, Kept, Noted, Ring, head_of
+from webhookd.record_ring import ACCEPTED, ANSWERED, Begun, Ended, Kept, Noted, Ring, head_of
 from webhookd.record_view import shown_headers
 
 __all__ = ["MAX_KEPT_BODY", "OUTCOMES", "Outcome", "Record", "Records", "shown_headers"]
@@ -88,28 +88,26 @@ class Records:
         ended: Ended = ("ignored", event.ignored, ANSWERED, None)
         self._note((hook, *_now(), ended, size, seconds, event.id, event.type, head_of(headers), None, None))
 
-    def refused(
-        self,
-        hook: Hook | tuple[str, str],
-        headers: Mapping[str, str],
-        body: bytes | None,
-        size: int,
-        started: float,
-        why: tuple[str, int, str | None],
-    ) -> str | None:
-        """Note a refused delivery, and `why` (reason, status, detail); `started` is of `time.perf_counter`.
-
-        `hook` is itself, or its address (apiToken, token), under which there may be none. Returns the record's id.
-        """
-        seconds = time.perf_counter() - started
+    def begun(self, hook: Hook | tuple[str, str]) -> Begun | None:
+        """Return what a refused delivery of a hook (itself, or apiToken and token) is noted by; None without a hook."""
         if isinstance(hook, tuple):
             try:
                 hook = self._hooks.find(*hook)
             except Rejected:
                 return None
-        id_, now_ms = _now()
-        self._note((hook, id_, now_ms, ("refused", *why), size, seconds, None, None, head_of(headers), body, None))
-        return id_
+        return Begun(hook, *_now())
+
+    def refused(
+        self,
+        begun: Begun,
+        headers: Mapping[str, str],
+        body: bytes | None,
+        size: int,
+        seconds: float,
+        why: tuple[str, int, str | None],
+    ) -> None:
+        """Note a refused delivery, and `why` (reason, status, detail); it took `seconds` to be answered."""
+        self._note((*begun, ("refused", *why), size, seconds, None, None, head_of(headers), body, None))
 
     def replayed(self, hook: Hook, record: Record, body: bytes | None) -> None:
         """Note a replay, whose `record` is made already."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import io
 import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
@@ -14,9 +13,8 @@ import msgspec
 import structlog
 import uuid_utils
 
-from webhookd.body import Encoding, content_encoding, inflate
+from webhookd.body import content_encoding
 from webhookd.errors import (
-    BodyTooLarge,
     NotReplayable,
     Rejected,
     ShareExceeded,
@@ -28,6 +26,7 @@ from webhookd.errors import (
 from webhookd.examiner import LARGE_BODY, is_large
 from webhookd.http_intake import Intake
 from webhookd.http_problem import bug
+from webhookd.inflating import inflated
 from webhookd.limits import Ticket
 from webhookd.logs import HOOK_EVENT, hook_id
 from webhookd.model import Delivery, Event, Hook, Record, Verified
@@ -169,7 +168,7 @@ class Replayer:
                     raise NotReplayable("it came compressed and signed, and only its inflated body is kept")
                 return Body(spooled, inflated=compressed)
         if record.outcome == "refused":
-            raise NotReplayable(f"its body is not kept: it was over {MAX_KEPT_BODY} bytes, or was not read")
+            raise NotReplayable(f"its body is not kept: it was over {MAX_KEPT_BODY} bytes, or did not come whole")
         raise NotReplayable(
             "its body is not kept: of accepted deliveries it is where keep_accepted is set, up to "
             f"{MAX_KEPT_BODY} bytes, and with broker = spool: as long as the spool keeps it"
@@ -221,24 +220,13 @@ class Replayer:
         encoding = None if body.inflated else content_encoding(headers.get("content-encoding"))
         data = body.data
         if encoding is not None:
-            data = await _inflated(data, encoding, self.intake.ingest.max_body, ticket)
+            data = await inflated(data, encoding, self.intake.ingest.max_body, ticket)
         return Verified(Delivery(headers, data, now_ms, hook.hook_url))
 
     async def _examined(self, hook: Hook, verified: Verified) -> Event:
         if is_large(hook, verified.body):
             return await self.intake.examiner.examine(hook, verified)
         return self.intake.ingest.examine(hook, verified)
-
-
-async def _inflated(data: bytes, encoding: Encoding, most: int, ticket: Ticket) -> bytes:
-    """Return `data` inflated, which counts as it grows; raises what refuses it."""
-    buffer, steps = io.BytesIO(), inflate(data, encoding)
-    while (step := await asyncio.to_thread(next, steps, None)) is not None:
-        if buffer.tell() + len(step) > most:
-            raise BodyTooLarge(f"the inflated body is over {most} bytes")
-        ticket.grow(len(step))
-        buffer.write(step)
-    return buffer.getvalue()
 
 
 def _refused(error: BaseException, hook: Hook, record: Record) -> Ended:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from webhookd.datasource import Datasource
@@ -38,6 +38,11 @@ class Answer:
         """Take anything else."""
         del headers, body
         self._take(status)
+
+    def keep_rest(self, most: int, taken: Callable[[bytes | None], None]) -> None:
+        """Nothing is still to come: the body was there as a whole."""
+        del most
+        taken(b"")
 
     def _take(self, status: int) -> None:
         if not self.done.done():
