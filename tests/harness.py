@@ -107,7 +107,8 @@ class Daemon:
         try:
             self.start()
         except BaseException:
-            self.kill()
+            if self.process is not None:
+                self.kill()
             raise
         return self
 
