@@ -148,9 +148,11 @@ async def serving(
     if kind == "tornado":
         tornado = HTTPServer(delegate, max_header_size=32 * 1024, max_body_size=1 << 40)
         tornado.add_sockets(sockets)
-        yield port, tornado
-        tornado.stop()
-        await tornado.close_all_connections()
+        try:
+            yield port, tornado
+        finally:
+            tornado.stop()
+            await tornado.close_all_connections()
         return
     taker = delegate if kind == "llhttp" and isinstance(delegate, Front) else None
     server = Server(delegate, taker, drain_limit=2 * MAX_BODY, limits=limits)

@@ -23,6 +23,8 @@ LONGEST_LINE = 256
 _REQUEST_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]{1,32}) ([!\"$-~]+) HTTP/1\.([01])\r")
 """RFC 9112, section 3, as strict as it is written: one space, visible ASCII without a fragment, 1.0 or 1.1."""
 _HOST = re.compile(rb"[-A-Za-z0-9._~%!$&'()*+,;=:\[\]]*[ \t]*")
+_BEYOND = "Content-Length overflow"
+"""What llhttp says of a length over 64 bits: well formed (RFC 9110, section 8.6), and more than anybody takes."""
 _ORDINARY = frozenset({b"POST", b"GET", b"HEAD", b"PUT", b"DELETE", b"PATCH", b"OPTIONS"})
 _ONCE = frozenset({"host", "content-length", "transfer-encoding", "expect"})
 
@@ -164,8 +166,8 @@ class Reader:
             self._parser.feed_data(block if ordinary else b"POST" + block[len(method) :])
         except httptools.HttpParserUpgrade:
             upgrade = True
-        except httptools.HttpParserError:
-            raise Refused(400) from None
+        except httptools.HttpParserError as error:
+            raise Refused(413 if str(error) == _BEYOND else 400) from None
         count = block.count(b"\n") - 2
         if count > MAX_FIELDS:
             raise Refused(431)
