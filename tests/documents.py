@@ -75,8 +75,11 @@ def clean_environ() -> dict[str, str]:
 def shell(
     commands: Sequence[str], folder: Path, *, replaced: Mapping[str, str] | None = None, **environ: str
 ) -> list[str]:
-    """Run blocks in one shell, as pasted one after the other, and return what each printed; none may fail."""
-    script = "set -eu\n" + "".join(
+    """Run blocks in one shell, as pasted one after the other, and return what each printed; none may fail.
+
+    What they leave running in the background is ended.
+    """
+    script = "set -eu\ntrap 'kill $(jobs -p) 2>/dev/null || true; wait' EXIT\n" + "".join(
         f"printf '\\n== block {number}\\n'\n{body}\n" for number, body in enumerate(commands)
     )
     for documented, ours in (replaced or {}).items():

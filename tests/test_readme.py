@@ -2,7 +2,6 @@
 
 import ast
 import json
-import os
 import re
 import subprocess
 import sys
@@ -12,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from documents import blocks, code, table
+from documents import blocks, code, shell, table
 from harness import Daemon, free_port, request
 from servers import Etcd, RabbitMQ
 
@@ -23,92 +22,86 @@ ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
 OPERATING = (ROOT / "docs" / "operating.md").read_text()
 MAKEFILE = (ROOT / "Makefile").read_text()
+PATIENTLY = """until curl -s http://{}/readyz | grep '"ok"'; do sleep 0.1; done
+"""
+TAIL_UNTIL_IT_SHOWS = """set -m  # else what runs in the background hears no Ctrl-C
+webhookd tail > shown 2>&1 &
+until grep -q 'from now on' shown; do sleep 0.1; done
+kill -INT $!
+wait $!
+"""
 
 
 # --- every command ---------------------------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")
-def tour(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """Run every block of bash in README.md in one shell, as pasted, on ports of its own; return all that it printed."""
+def tour(tmp_path_factory: pytest.TempPathFactory) -> list[tuple[str, str]]:
+    """Run every block of bash in README.md in one shell, on ports of its own; return each with what it printed."""
     folder = tmp_path_factory.mktemp("readme")
     (folder / ".venv").symlink_to(sys.prefix)
     for name, body in blocks(README, "python"):
         if name:
             (folder / name).parent.mkdir(exist_ok=True)
             (folder / name).write_text(body)
-    ports = {"127.0.0.1:8080": f"127.0.0.1:{free_port()}", "127.0.0.1:9180": f"127.0.0.1:{free_port()}"}
-    script = "set -eu\ntrap 'kill $(jobs -p) 2>/dev/null || true' EXIT\n"
-    for number, (_, body) in enumerate(blocks(README, "bash")):
-        script += f"echo '== block {number}'\n{body}"
-    for documented, free in ports.items():
-        script = script.replace(documented, free)
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("WEBHOOKD_")}
-    environ |= {
-        "WEBHOOKD_LISTEN": ports["127.0.0.1:8080"],
-        "WEBHOOKD_ADMIN_LISTEN": ports["127.0.0.1:9180"],
-        "WEBHOOKD_URL": f"http://{ports['127.0.0.1:8080']}",
-    }
-    done = subprocess.run(
-        ["bash", "-c", script],
-        cwd=folder,
-        env=environ,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        timeout=110,
-        check=False,
+    listen, admin = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
+    commands = [body for _, body in blocks(README, "bash")]
+    printed = shell(
+        commands,
+        folder,
+        replaced={"127.0.0.1:8080": listen, "127.0.0.1:9180": admin},
+        WEBHOOKD_LISTEN=listen,
+        WEBHOOKD_ADMIN_LISTEN=admin,
+        WEBHOOKD_URL=f"http://{listen}",
     )
-    assert done.returncode == 0, done.stdout
-    return done.stdout
+    return list(zip(commands, printed, strict=True))
 
 
-def block(tour: str, command: str) -> str:
+def block(tour: list[tuple[str, str]], command: str) -> str:
     """Return what the block that holds `command` printed."""
-    (number,) = [n for n, (_, body) in enumerate(blocks(README, "bash")) if command in body]
-    return tour.partition(f"== block {number}\n")[2].partition("== block ")[0]
+    (printed,) = [printed for body, printed in tour if command in body]
+    return printed
 
 
-def test_tour_creates_a_hook(tour: str) -> None:
+def test_tour_creates_a_hook(tour: list[tuple[str, str]]) -> None:
     assert '"status":"ok"' in block(tour, "/readyz").replace(" ", "")
     details = block(tour, "tee hook.json")
     assert '"hookUrl"' in details
     assert "a secret of this tour" not in details
 
 
-def test_tour_sends_signed_pushes_that_are_accepted(tour: str) -> None:
+def test_tour_sends_signed_pushes_that_are_accepted(tour: list[tuple[str, str]]) -> None:
     assert "204" in block(tour, "webhookd send")
     by_hand = block(tour, "openssl dgst")
     assert by_hand.startswith("HTTP/1.1 204")
     assert "x-webhookd-receipt:" in by_hand.lower()
 
 
-def test_tour_shows_a_refusal(tour: str) -> None:
+def test_tour_shows_a_refusal(tour: list[tuple[str, str]]) -> None:
     refused = block(tour, """-d '{"ref": "refs/heads/main"}'""")
     assert refused.startswith("HTTP/1.1 401")
     assert "application/problem+json" in refused
 
 
-def test_tour_shows_the_messages(tour: str) -> None:
+def test_tour_shows_the_messages(tour: list[tuple[str, str]]) -> None:
     shown = block(tour, "webhookd tail\n")
     assert shown.count("github") >= 2
     assert shown.count("1714564800") >= 1
 
 
-def test_tour_lists_hooks_and_plugins(tour: str) -> None:
+def test_tour_lists_hooks_and_plugins(tour: list[tuple[str, str]]) -> None:
     listed = block(tour, "webhookd hooks list")
     assert "push" in listed
     assert "Docker Hub" in listed
 
 
-def test_a_bad_setting_is_told_as_readme_says(tour: str) -> None:
+def test_a_bad_setting_is_told_as_readme_says(tour: list[tuple[str, str]]) -> None:
     told = block(tour, "25MBit")
     assert "max_body" in told
     assert "exit status 2" in told
 
 
-def test_plugin_of_readme_is_found(tour: str) -> None:
+def test_plugin_of_readme_is_found(tour: list[tuple[str, str]]) -> None:
     shown = block(tour, "webhookd plugins show acme")
     assert "Acme Deploys" in shown
     assert "finished_at" in shown
@@ -116,27 +109,20 @@ def test_plugin_of_readme_is_found(tour: str) -> None:
 
 def test_rabbitmq_and_etcd_as_readme_has_them(rabbitmq: RabbitMQ, etcd: Etcd, tmp_path: Path) -> None:
     (body,) = [body for _, body in blocks(README, "sh") if "WEBHOOKD_BROKER" in body]
-    listen, admin = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
-    for documented, ours in (
-        ("127.0.0.1:2379", f"127.0.0.1:{etcd.port}"),
-        ("amqp://127.0.0.1", f"amqp://127.0.0.1:{rabbitmq.port}"),
-        ("127.0.0.1:9180", admin),
-        ("webhookd tail\n", "timeout --preserve-status -s INT 3 webhookd tail\n"),
-    ):
-        assert documented in body
-        body = body.replace(documented, ours)
-    environ = {name: value for name, value in os.environ.items() if not name.startswith("WEBHOOKD_")}
-    environ |= {"WEBHOOKD_LISTEN": listen, "WEBHOOKD_ADMIN_LISTEN": admin}
-    environ["PATH"] = f"{Path(sys.executable).parent}:{environ['PATH']}"
-    script = f"set -eu\ntrap 'kill $(jobs -p); wait' EXIT\n{body}"
-    done = subprocess.run(
-        ["bash", "-c", script], cwd=tmp_path, env=environ, capture_output=True, text=True, timeout=60, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert '"status":"ok"' in done.stdout.replace(" ", "")
-    assert "FAIL" not in done.stdout
-    assert done.stdout.count("ok    ") == 10
-    assert "what is published from now on" in done.stderr
+    admin = f"127.0.0.1:{free_port()}"
+    replaced = {
+        "127.0.0.1:2379": f"127.0.0.1:{etcd.port}",
+        "amqp://127.0.0.1": f"amqp://127.0.0.1:{rabbitmq.port}",
+        # it is ready, if degraded, before it has reached the broker
+        "http://127.0.0.1:9180/readyz\n": f"http://{admin}/readyz\n{PATIENTLY.format(admin)}",
+        "webhookd tail\n": TAIL_UNTIL_IT_SHOWS,
+    }
+    environ = {"WEBHOOKD_LISTEN": f"127.0.0.1:{free_port()}", "WEBHOOKD_ADMIN_LISTEN": admin}
+    (printed,) = shell([body], tmp_path, replaced=replaced, **environ)
+    assert '"status":"ok"' in printed.replace(" ", "")
+    assert "FAIL" not in printed
+    assert printed.count("ok    ") == 10
+    assert "what is published from now on" in (tmp_path / "shown").read_text()
 
 
 def test_plugin_of_readme_is_short_and_serves(tmp_path: Path) -> None:
