@@ -22,7 +22,7 @@ from webhookd.hooks import HookTable
 from webhookd.model import Hook, Record, Secret
 from webhookd.records import Records
 from webhookd.registry import load
-from webhookd.remedies import BUG, CONFIG_API, REMEDIES, REPLAY, general
+from webhookd.remedies import BUG, CONFIG_API, PARTICULAR, REMEDIES, REPLAY, general
 from webhookd.schema import Schemas
 from webhookd.trials.diagnoses import DIAGNOSES, GENERAL_FACTS, capital
 
@@ -92,6 +92,7 @@ PLACES = [
     ("stopping", "webhookd is about to stop; send it again", "load"),
     ("overloaded", "as many deliveries are in work as may be; send it again", "load"),
     ("tenant_share", "this tenant has as many bytes in work as its share allows; send it again", "load"),
+    ("method", "GET was sent; allowed here: POST, HEAD", "method"),
     ("too_large", "the body is over 1000 bytes", "size"),
     ("content_type", "the Content-Type names no JSON: send application/json", "content_type"),
     ("content_encoding", "the Content-Encoding is not supported", "content_encoding"),
@@ -126,7 +127,7 @@ def test_checks_are_passed_up_to_the_one_that_failed(reason: str, detail: str, f
 
 def test_every_refusal_that_leaves_a_record_has_its_place() -> None:
     nowhere = {"unknown_hook", "hooks_not_current"}  # there is no hook, so there is no record
-    of_senders = {one.reason for one in every_refusal()} - CONFIG_API - nowhere
+    of_senders = {one.reason for one in every_refusal()} - (CONFIG_API - {"method"}) - nowhere
     assert {reason for reason, _, _ in PLACES} == of_senders
 
 
@@ -141,7 +142,7 @@ def test_an_accepted_delivery_passed_everything() -> None:
     document = json.loads(msgspec.json.encode(explanation))
     assert document.keys() == {"id", "outcome", "checks", "diagnoses"}
     assert document["diagnoses"] == []
-    assert document["checks"][0] == {"check": "hook", "state": "passed"}
+    assert document["checks"][0] == {"check": "method", "state": "passed"}
 
 
 @pytest.mark.parametrize(
@@ -422,6 +423,15 @@ def test_the_page_lists_every_refusal_with_its_remedy() -> None:
     assert {tuple(row) for row in of_senders} == theirs
     assert {tuple(row) for row in of_callers} == documented(callers)
     assert len(of_senders) + len(of_callers) == len(every_refusal()) + 1
+
+
+def test_the_page_lists_what_is_said_instead() -> None:
+    (rows,) = tables(PAGE, "| reason | check | what to do instead |")
+    assert rows == [[f"`{reason}`", f"`{check}`", general(text)] for (reason, check), text in PARTICULAR.items()]
+    for reason, detail, failed in PLACES:
+        said = explain(case(reason, detail=detail), NOW).remedy or ""
+        instead = PARTICULAR.get((reason, failed))
+        assert instead is None or said.startswith(instead.format(sender="GitHub"))
 
 
 def test_the_operators_page_says_the_same_remedies() -> None:

@@ -431,13 +431,19 @@ def test_a_ping_is_a_handshake(shop, on_mismatch):
 
 
 def test_other_methods(shop):
-    path = path_of(shop.hook())
+    hook = shop.hook()
+    path = path_of(hook)
     for method in ("GET", "PUT", "PATCH", "DELETE", "OPTIONS", "BREW"):
         for where in (path, "/wh/a/b"):
             answer = request(shop.port, method, where)
             problem(answer, 405)
             assert answer.headers["Allow"] == "POST, HEAD"
     assert request(shop.port, "POST", "/wh/config/" + "0" * 40, b"{}").status == 405
+    newest = shop.daemon.config("GET", f"/wh/config/{hook['token']}/deliveries", tenant=shop.tenant).json["deliveries"][
+        0
+    ]
+    assert (newest["outcome"], newest["reason"], newest["status"]) == ("refused", "method", 405)
+    assert newest["detail"] == "BREW was sent; allowed here: POST, HEAD"
 
 
 def test_head(shop):

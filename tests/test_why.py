@@ -97,6 +97,14 @@ def small(tmp_path_factory: pytest.TempPathFactory):
         yield daemon
 
 
+NAMED = {
+    "unsigned": ["signature-missing"],
+    "a newline more": ["newline-stripped"],
+    "no JSON": ["single-quotes"],
+    "a broken stream": ["compressed-cut"],
+}
+
+
 @pytest.mark.parametrize("title", REFUSED)
 def test_a_refusal_is_explained(small: Daemon, title: str) -> None:
     fields, body, headers, status, failed, remedy = REFUSED[title]
@@ -109,7 +117,7 @@ def test_a_refusal_is_explained(small: Daemon, title: str) -> None:
     assert explanation["problem"].endswith(".")
     assert remedy in explanation["remedy"]
     names = [finding["name"] for finding in explanation["diagnoses"]]
-    assert names == {"unsigned": ["signature-missing"], "a newline more": ["newline-stripped"]}.get(title, [])
+    assert names == NAMED.get(title, [])
 
 
 def test_faults_of_the_schema_are_told_and_no_value_of_the_body(small: Daemon) -> None:

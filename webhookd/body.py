@@ -33,6 +33,11 @@ _ENCODINGS: dict[str, Encoding | None] = {
     "x-gzip": "gzip",  # RFC 9110, section 8.4.1.3
     "deflate": "deflate",
 }
+ENDS_EARLY = "it ends in the middle"
+"""What is said of a body that is the beginning of JSON."""
+
+_CUT = "Input data was truncated"
+_HALF_AT_END = re.compile(rb"\\u[dD][89abAB][0-9a-fA-F]{2}[^\\]*[\]}]\s*$")
 _RAW = msgspec.json.Decoder(msgspec.Raw)
 _OPENING = (b"{", b"[")
 _CONTAINER = re.compile(rb"[ \t\r\n]*[\[{]")
@@ -130,7 +135,10 @@ def _not_json(body: bytes, error: msgspec.DecodeError) -> str:
         return "the body is empty"
     if body.startswith(codecs.BOM_UTF8):
         return "the body is not JSON: it starts with a byte order mark"
-    return f"the body is not JSON: {error}"
+    if str(error) != _CUT:
+        return f"the body is not JSON: {error}"
+    # half a surrogate pair in the last string is said to be cut, too
+    return f"the body is not JSON: {'a surrogate stands alone' if _HALF_AT_END.search(body[-16:]) else ENDS_EARLY}"
 
 
 def _is_utf8(body: bytes) -> bool:

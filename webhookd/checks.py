@@ -18,6 +18,7 @@ from webhookd.remedies import BUG
 State = Literal["passed", "failed", "not reached", "unknown"]
 
 CHECKS: Mapping[str, str] = {
+    "method": "it is a POST",
     "hook": "the URL is that of a hook",
     "load": "there is room for one more delivery",
     "size": "the body is not too large",
@@ -38,6 +39,7 @@ MAX_WORD = 100
 """How many characters of a sender's word are shown."""
 
 _FAILED: Mapping[str, str] = {
+    "method": "method",
     "unknown_hook": "hook",
     "hooks_not_current": "hook",
     "stopping": "load",
@@ -105,7 +107,7 @@ def checks_of(case: Case, failed: str | None) -> tuple[Check, ...]:
     return tuple(checks)
 
 
-_BEFORE_PLUGINS = ("hook", "load", "size", "content_type", "content_encoding")
+_BEFORE_PLUGINS = ("method", "hook", "load", "size", "content_type", "content_encoding")
 """What no plugin has a hand in, so that no bug is there."""
 
 

@@ -182,14 +182,15 @@ class NotReplayable(Rejected):
 
 
 class MethodNotAllowed(Rejected):
-    """The resource is there for other methods; `allow` lists them."""
+    """The resource is there for other methods than the one that was `sent`; `allow` lists them."""
 
     status = 405
     title = "Method not allowed"
     reason = "method"
 
-    def __init__(self, allow: Sequence[str]) -> None:
-        super().__init__(f"allowed here: {', '.join(allow)}")
+    def __init__(self, allow: Sequence[str], sent: str = "") -> None:
+        came = f"{sent[:20]} was sent; " if sent else ""
+        super().__init__(f"{came}allowed here: {', '.join(allow)}")
         self.allow = ", ".join(allow)
 
 

@@ -1,4 +1,4 @@
-"""Why a delivery was refused: the check that failed, what is wrong, what to do, and how a signature went wrong."""
+"""Why a delivery was refused: the check that failed, what is wrong, how it comes, what to do."""
 
 from __future__ import annotations
 
@@ -7,13 +7,14 @@ import msgspec
 from webhookd.body import check_content_type
 from webhookd.checks import Case, Check, checks_of, failed_check, inflated, named, shown_word
 from webhookd.ingest import examine
-from webhookd.remedies import REMEDIES, REPLAY
-from webhookd.trials.diagnoses import capital, sender_of
-from webhookd.trials.signature import Diagnosis, diagnose
+from webhookd.remedies import PARTICULAR, REMEDIES, REPLAY
+from webhookd.trials.diagnoses import Diagnosis, capital, sender_of
+from webhookd.trials.signature import diagnose
+from webhookd.trials.unreadable import unreadable
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """One thing that is wrong with a signature."""
+    """One thing that is wrong with a signature or a body."""
 
     name: str
     text: str
@@ -45,6 +46,8 @@ def explain(case: Case, now: int) -> Explanation:
     diagnoses: tuple[Diagnosis, ...] = ()
     if record.reason == "signature":
         diagnoses = diagnose(case.hook, case.source, case.delivery, now, whole=case.body is not None)
+    elif record.reason == "malformed" and case.body is not None:
+        diagnoses = unreadable(case.source, case.delivery)
     return Explanation(
         id=record.id,
         outcome=record.outcome,
@@ -69,7 +72,8 @@ def _problem(case: Case) -> str:
 def _remedy(case: Case, diagnoses: tuple[Diagnosis, ...], now: int) -> str:
     reason = case.record.reason or ""
     known = REMEDIES.get(reason)
-    said = [*dict.fromkeys(d.remedy for d in diagnoses)] or ([_told(case, known.remedy)] if known else [])
+    remedy = PARTICULAR.get((reason, failed_check(case) or "")) or (known.remedy if known else "")
+    said = [*dict.fromkeys(d.remedy for d in diagnoses)] or ([_told(case, remedy)] if remedy else [])
     if reason in case.source.advice and (not diagnoses or any(d.by_setting for d in diagnoses)):
         said.append(case.source.advice[reason])
     if not diagnoses and _passes(case, now):

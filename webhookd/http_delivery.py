@@ -74,7 +74,8 @@ class DeliveryWork:
         elif method == "HEAD":
             self._answer_head()
         else:
-            self._answers.reply(*problem(MethodNotAllowed(HOOK_METHODS)))
+            self._headers = headers
+            self._refuse(MethodNotAllowed(HOOK_METHODS, method))
 
     def whole(self, method: str, headers: Mapping[str, str], body: bytes) -> None:
         """Do all of `begin`, `part` and `end`, for a body that is there already."""

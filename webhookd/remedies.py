@@ -44,7 +44,11 @@ REMEDIES: Mapping[str, Remedy] = {
     "not_found": Remedy(
         "Nothing is there, or it is another tenant's.", "List the tenant's hooks: the token is none of theirs."
     ),
-    "method": Remedy("The address is there, but not for this method.", "Use a method that `Allow` names."),
+    "method": Remedy(
+        "The address is there, but not for this method: {detail}.",
+        "Use a method that `Allow` names. Deliveries are a POST: where one comes as a GET, a browser has opened the"
+        " URL, or {sender} was redirected (from http to https, say) and needs the very URL, as `hookUrl` has it.",
+    ),
     "too_large": Remedy(
         "The body is too large: {detail}.",
         "Have {sender} send less at a time, or the operator raise `max_body` ({limit}).",
@@ -104,6 +108,18 @@ REMEDIES: Mapping[str, Remedy] = {
     ),
 }
 """By the refusal's own word, which metrics and logs have too."""
+
+PARTICULAR: Mapping[tuple[str, str], str] = {
+    ("tenant_share", "publish"): (
+        "Have it sent again later: the spool gets room as the broker takes messages, or as `spool_retention` ends where"
+        " there is none. The operator sees to the broker, or raises `tenant_share` or `spool_max_bytes`."
+    ),
+    ("unavailable", "json"): (
+        "Have it sent again; if it lasts, have {sender} send smaller bodies: those over 64 KiB are checked one at a"
+        " time."
+    ),
+}
+"""What to do where the check that failed tells more than the reason: by both."""
 
 CONFIG_API = frozenset(
     {

@@ -1,1 +1,1 @@
-"""Trials: why a signature does not match, found by altering what was signed until it does; no secret is ever shown."""
+"""Trials: why a signature does not match or a body cannot be read, found by trying; no secret is ever shown."""

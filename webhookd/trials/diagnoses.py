@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
+import msgspec
+
 from webhookd.datasource import Datasource
 from webhookd.generic import Generic
 
@@ -32,6 +34,15 @@ class Known(NamedTuple):
     text: str
     remedy: str
     by_setting: bool = False
+
+
+class Diagnosis(msgspec.Struct, frozen=True):
+    """One thing that is wrong, and what to do, in words that hold no secret."""
+
+    name: str
+    text: str
+    remedy: str
+    by_setting: bool
 
 
 DIAGNOSES: Mapping[str, Known] = {

@@ -11,13 +11,11 @@ from datetime import UTC, datetime
 from itertools import product
 from typing import NamedTuple
 
-import msgspec
-
 from webhookd.datasource import Datasource
 from webhookd.model import Delivery, Hook
 from webhookd.trials import marks
 from webhookd.trials.bodies import MAX_BODY, Body, bodies
-from webhookd.trials.diagnoses import DIAGNOSES, capital, sender_of
+from webhookd.trials.diagnoses import DIAGNOSES, Diagnosis, capital, sender_of
 from webhookd.trials.schemes import STANDARD_HEADERS, is_standard, mac_of, signing_headers
 from webhookd.trials.secrets import Candidate, Key, base64_keys, candidates, text_keys
 
@@ -32,15 +30,6 @@ SAME_MOMENT = 60
 
 _MOMENT = re.compile(r"(?<![0-9])([0-9]{10})(?:[0-9]{3})?(?![0-9])")
 _MILLISECONDS = re.compile(r"[0-9]{13}")
-
-
-class Diagnosis(msgspec.Struct, frozen=True):
-    """One thing that is wrong with a signature: `text` tells it, `remedy` what to do; neither holds a secret."""
-
-    name: str
-    text: str
-    remedy: str
-    by_setting: bool
 
 
 class _Spent(Exception):
