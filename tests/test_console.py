@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator, Mapping
 from html import escape
 from pathlib import Path
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 import pytest
 import websocket
@@ -16,6 +16,7 @@ from webhookd.console import views
 from webhookd.console.live import MOST_OF_ONE
 from webhookd.console.remedies import FAULTS
 from webhookd.console.session import MOST_OF_TENANT
+from webhookd.model import Record
 
 POLICY = {"default-src": "'none'", "script-src": "'self'", "style-src": "'self'", "frame-ancestors": "'none'"}
 
@@ -349,6 +350,55 @@ def test_what_a_sender_writes_is_shown_and_never_run(visitor):
     for shown in (page, visitor.get(path).body.decode()):
         assert evil not in shown
     assert "&lt;script&gt;" in shown
+
+
+def delivery_of(visitor: Visitor, hook: Mapping[str, str]) -> str:
+    """Return the path of the newest delivery's page."""
+    page = visitor.get(f"/hooks/{hook['token']}").body.decode()
+    return re.findall(r'href="/console(/hooks/[^"]+/deliveries/[^"]+)"', page)[0]
+
+
+def test_a_replay_that_is_refused_again_is_not_called_published(visitor):
+    hook = visitor.daemon.hook("github", "push")
+    visitor.daemon.deliver(hook, b'{"ref": "cut')
+    answer = visitor.post(f"{delivery_of(visitor, hook)}/replay", csrf=visitor.csrf)
+    page = visitor.get(answer.headers["Location"].removeprefix("/console")).body.decode()
+    assert f'<p class="notice warn" role="status">{views.DONE["replay-refused"]}' in page
+    assert "The body ends in the middle of the JSON" in page
+    assert "published anew" not in page
+
+
+def test_what_was_not_read_cannot_be_replayed_and_is_as_large_as_it_was_said_to_be(visitor):
+    hook = visitor.daemon.hook("github", "push")
+    assert request(visitor.daemon.port, "GET", urlsplit(hook["hookUrl"]).path).status == 405
+    page = visitor.get(delivery_of(visitor, hook)).body.decode()
+    assert "GET was sent" in page
+    assert "0 B</dd>" in page
+    assert 'id="replay"' not in page
+    assert visitor.daemon.deliver(hook, b"{}", {"Content-Type": "text/plain", "Content-Length": "2"}).status == 415
+    assert "2 B" in visitor.get(delivery_of(visitor, hook)).body.decode()
+    told = {"content-length": "3145728"}
+    unread = Record(id="1", received_at=0, outcome="refused", status=413, size=0, duration=0.0, headers=told)
+    assert views.received(unread) == "3.0 MiB, not read"
+
+
+def test_an_ignored_delivery_says_why_and_an_accepted_one_that_it_is_safe(visitor):
+    hook = visitor.daemon.hook("github", "push", onMismatch="ignore")
+    visitor.daemon.deliver(hook, b"{}", {"X-GitHub-Event": "issues"})
+    page = visitor.get(delivery_of(visitor, hook)).body.decode()
+    assert "<code>issues</code> is another event than the hook&#x27;s" in page
+    assert "have this one publish other events" in page
+    visitor.daemon.deliver(hook, b"{}", {"X-GitHub-Event": "push"})
+    assert "It passed every check" in visitor.get(delivery_of(visitor, hook)).body.decode()
+
+
+def test_a_form_with_faults_says_that_the_secret_is_to_be_given_again(visitor):
+    fields = {"datasource": "github", "event": "push", "secret": "a secret of a form", "tsField": "a..b"}
+    page = visitor.post("/hooks/new", csrf=visitor.csrf, **fields).body.decode()
+    assert "Give it again" in page
+    assert fields["secret"] not in page
+    answer = visitor.post("/hooks/new", csrf=visitor.csrf, **(fields | {"tsField": ""}))
+    assert answer.headers["Location"].endswith("?done=created-signed")
 
 
 def test_json_is_shown_with_its_lines_and_colours():

@@ -223,3 +223,23 @@ def test_a_phone_shows_all_of_it(page: Browser, daemon: Daemon):
     wide = "return document.documentElement.scrollWidth <= document.documentElement.clientWidth"
     assert page.driver.execute_script(wide)
     page.width(DESKTOP)
+
+
+def test_the_longest_names_and_headers_stay_inside(page: Browser, daemon: Daemon):
+    hook = daemon.hook("d" * 64, "E" * 100, tsField="a" * 200)
+    headers = {"X-Long": "y" * 6000, f"X-{'n' * 120}": "z", "webhook-id": "w" * 250}
+    assert daemon.deliver(hook, json.dumps({"k" * 300: "v" * 2000}).encode(), headers).status == 204
+    console = f"http://127.0.0.1:{daemon.admin_port}/console/hooks"
+    # what a cell or a link is too narrow for runs over its edge without making the page any wider
+    over = """return [...document.querySelectorAll("main *")].filter((each) => each.scrollWidth > each.clientWidth + 1
+        && getComputedStyle(each).display !== "inline" && !each.closest("pre, input, .hidden, svg"))
+        .map((each) => each.outerHTML.slice(0, 200))"""
+    page.open(console)
+    for name, then in (("hooks-longest", ".hookrow a"), ("hook-longest", ".row a"), ("delivery-longest", "")):
+        page.pictures(name)
+        for size in (PHONE, DESKTOP):
+            page.width(size)
+            assert page.driver.execute_script(over) == []
+        if then:
+            page.one(then).click()
+            page.one("#url" if name == "hooks-longest" else "#headers")

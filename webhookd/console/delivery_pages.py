@@ -104,7 +104,8 @@ class Replay(Deliveries):
         """Replay one delivery, and show what became of it."""
         hook = self.own_hook(token)
         replay = await self.console.replayer.one(hook, self.remembered(hook, id_))
-        self.go(f"/hooks/{hook.token}/deliveries/{replay.id}", "replay")
+        done = "replay" if replay.outcome == "accepted" else f"replay-{replay.outcome}"
+        self.go(f"/hooks/{hook.token}/deliveries/{replay.id}", done)
 
 
 class ReplayRefused(Deliveries):

@@ -93,7 +93,7 @@ class NewHook(HookFormPage):
             self.show(form.against([fault]), None)
             return
         hook = await service.put(caller, wish, None, base)
-        self.go(f"/hooks/{hook.token}", "created")
+        self.go(f"/hooks/{hook.token}", "created-signed" if wish.secret else "created")
 
 
 class EditHook(HookFormPage):

@@ -161,10 +161,12 @@ class Page(Guard):
 
     def get_template_namespace(self) -> dict[str, Any]:
         """Give templates what all of them need."""
+        done = self.get_query_argument("done", "")
         return super().get_template_namespace() | {
             "version": __version__,
             "session": self.session,
-            "done": views.DONE.get(self.get_query_argument("done", "")),
+            "done": views.DONE.get(done),
+            "failed": done.endswith("-refused"),
             "store_away": not self.console.service.table.following,
         }
 

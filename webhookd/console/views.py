@@ -8,15 +8,18 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from html import escape
 
-from webhookd.model import Outcome
+from webhookd.model import Outcome, Record
 
 DONE = {
     "created": "The hook is there. Give its URL to the sender, or send a sample.",
+    "created-signed": "The hook is there. Give its URL and its secret to the sender, or send a sample.",
     "changed": "The hook is changed.",
     "deleted": "The hook is deleted: deliveries to it are refused from now on.",
     "rotated": "The hook has a new URL. Give it to the sender.",
     "sent": "The sample was sent. It is the delivery on top of the list.",
     "replay": "This is the replay: the same delivery, checked again and published anew.",
+    "replay-ignored": "This is the replay: the same delivery, checked again. It is ignored as the hook is now.",
+    "replay-refused": "This is the replay: the same delivery, checked again and refused again.",
     "replayed": "The refused deliveries were replayed, up to 50 at a time. What became of them is on top of the list.",
 }
 """What a page says once something was done."""
@@ -62,12 +65,26 @@ def duration(seconds: float) -> str:
     return f"{seconds * 1000:.1f} ms" if seconds < 1 else f"{seconds:.2f} s"
 
 
+def received(record: Record) -> str:
+    """Return how large the body was, also where it was refused unread and the sender had told its length."""
+    told = record.headers.get("content-length", "")
+    if not record.size and told.isdecimal() and int(told[:19]):
+        return f"{size(int(told[:19]))}, not read"
+    return size(record.size)
+
+
+def path(ts_field: str) -> str:
+    """Return the path of a time field as HTML that breaks behind its dots and underscores."""
+    return re.sub(r"([._])", r"\1<wbr>", escape(ts_field))
+
+
 def age(seconds: float) -> str:
     """Return a long time in its largest unit."""
-    for unit, name in ((86400, "d"), (3600, "h"), (60, "min")):
+    for unit, name in ((86400, "day"), (3600, "hour"), (60, "minute")):
         if seconds >= unit:
-            return f"{seconds / unit:.0f} {name}"
-    return f"{seconds:.0f} s"
+            count = round(seconds / unit)
+            return f"{count} {name}{'' if count == 1 else 's'}"
+    return f"{seconds:.0f} seconds"
 
 
 def hour(outcomes: Sequence[tuple[int, Outcome]], kept: int, now: float | None = None) -> str:

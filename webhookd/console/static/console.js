@@ -30,6 +30,7 @@ function makeSecret(button) {
   const bytes = crypto.getRandomValues(new Uint8Array(24));
   const field = document.getElementById(button.dataset.make);
   field.value = btoa(String.fromCharCode(...bytes));
+  field.dispatchEvent(new Event("input"));
   field.select();
 }
 
@@ -88,6 +89,10 @@ document.addEventListener("DOMContentLoaded", () => {
   liveDeliveries();
   document.querySelector("[aria-invalid=true]")?.focus();
   for (const button of document.querySelectorAll("[data-copy]")) button.addEventListener("click", () => copy(button));
+  for (const button of document.querySelectorAll("[data-filled]")) {
+    const field = document.getElementById(button.dataset.copy);
+    field.addEventListener("input", () => { button.hidden = !field.value; });
+  }
   for (const button of document.querySelectorAll("[data-make]")) {
     button.hidden = false;
     button.addEventListener("click", () => makeSecret(button));
