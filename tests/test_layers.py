@@ -42,6 +42,7 @@ LAYERS = (
         *("testing", "config", "control_protocol", "examiner", "metrics", "http_problem", "record_ring"),
         *("record_view", "asyncapi"),
     },
+    {"record_shares"},
     {"records"},
     {"explainer"},
     {

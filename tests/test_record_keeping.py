@@ -8,10 +8,12 @@ import pytest
 from disks import disk
 from harness import Daemon, until
 
+from webhookd.adapters import records_file
 from webhookd.adapters.records_file import RecordsFile
 from webhookd.model import Record
 from webhookd.settings import KEYS
 
+TENANT = "42"
 TOKEN = "a" * 40
 
 
@@ -38,12 +40,12 @@ def stored(state_dir: Path) -> int:
         return 0
 
 
-def seen(daemon: Daemon, hook) -> list[dict]:
-    return daemon.config("GET", f"/wh/config/{hook['token']}/deliveries").json["deliveries"]
+def seen(daemon: Daemon, hook, **caller) -> list[dict]:
+    return daemon.config("GET", f"/wh/config/{hook['token']}/deliveries", **caller).json["deliveries"]
 
 
-def body_of(daemon: Daemon, hook, id_: str) -> str | None:
-    return daemon.config("GET", f"/wh/config/{hook['token']}/deliveries/{id_}").json.get("body")
+def body_of(daemon: Daemon, hook, id_: str, **caller) -> str | None:
+    return daemon.config("GET", f"/wh/config/{hook['token']}/deliveries/{id_}", **caller).json.get("body")
 
 
 # --- the file --------------------------------------------------------------------------------------------------------
@@ -57,23 +59,25 @@ def file(tmp_path):
 
 
 def test_what_is_written_is_read(file):
-    file.write([], [(TOKEN, [(a_record(1), b"[1]"), (a_record(2), None)]), ("b" * 40, [(a_record(3), b"")])])
-    file.write([], [(TOKEN, [(a_record(4), b"[4]")])])
+    file.write(
+        [], [(TENANT, TOKEN, [(a_record(1), b"[1]"), (a_record(2), None)]), (TENANT, "b" * 40, [(a_record(3), b"")])]
+    )
+    file.write([], [(TENANT, TOKEN, [(a_record(4), b"[4]")])])
     file.close()
-    assert file.load() == [("b" * 40, [a_record(3)]), (TOKEN, [a_record(1), a_record(2), a_record(4)])]
+    assert file.load() == [(TENANT, "b" * 40, [a_record(3)]), (TENANT, TOKEN, [a_record(1), a_record(2), a_record(4)])]
     assert [file.body(a_record(n).id) for n in (1, 2, 3, 4, 5)] == [b"[1]", None, b"", b"[4]", None]
 
 
 def test_the_last_of_each_hook_stay(file):
     for start in (0, 4, 8):
-        file.write([], [(TOKEN, [(a_record(n), b"x") for n in range(start, start + 4)])])
-    assert file.load() == [(TOKEN, [a_record(n) for n in range(7, 12)])]
+        file.write([], [(TENANT, TOKEN, [(a_record(n), b"x") for n in range(start, start + 4)])])
+    assert file.load() == [(TENANT, TOKEN, [a_record(n) for n in range(7, 12)])]
 
 
 def test_what_is_gone_goes_before_what_is_new_comes(file):
-    file.write([], [(TOKEN, [(a_record(1), None)]), ("b" * 40, [(a_record(2), None)])])
-    file.write([TOKEN, "c" * 40], [(TOKEN, [(a_record(3), None)])])
-    assert file.load() == [("b" * 40, [a_record(2)]), (TOKEN, [a_record(3)])]
+    file.write([], [(TENANT, TOKEN, [(a_record(1), None)]), (TENANT, "b" * 40, [(a_record(2), None)])])
+    file.write([TOKEN, "c" * 40], [(TENANT, TOKEN, [(a_record(3), None)])])
+    assert file.load() == [(TENANT, "b" * 40, [a_record(2)]), (TENANT, TOKEN, [a_record(3)])]
 
 
 def test_nothing_of_what_is_gone_stays_on_disk(file, tmp_path):
@@ -81,31 +85,62 @@ def test_nothing_of_what_is_gone_stays_on_disk(file, tmp_path):
         return any(b"a canary" in path.read_bytes() for path in tmp_path.iterdir())
 
     body = b"a canary" * 5000
-    file.write([], [(TOKEN, [(a_record(1), body)]), ("b" * 40, [(a_record(2), None)])])
+    file.write([], [(TENANT, TOKEN, [(a_record(1), body)]), (TENANT, "b" * 40, [(a_record(2), None)])])
     assert on_disk()
     with closing(sqlite3.connect(tmp_path / "records.db")) as reader:
         reader.execute("BEGIN")
         reader.execute("SELECT * FROM record").fetchone()
         file.write([TOKEN], [])
-    file.write([], [("b" * 40, [(a_record(3), None)])])
+    file.write([], [(TENANT, "b" * 40, [(a_record(3), None)])])
     assert not on_disk()
-    assert file.load() == [("b" * 40, [a_record(2), a_record(3)])]
+    assert file.load() == [(TENANT, "b" * 40, [a_record(2), a_record(3)])]
 
 
 def test_the_file_is_bounded_and_the_oldest_go(file, tmp_path):
     body = b"x" * 60_000
     for number in range(600):
-        file.write([], [(f"{number:040}", [(a_record(number), body)])])
+        file.write([], [(TENANT, f"{number:040}", [(a_record(number), body)])])
         assert (tmp_path / "records.db").stat().st_size <= 16 << 20
-    numbers = [records[0].received_at for _, records in file.load()]
+    numbers = [records[0].received_at for *_, records in file.load()]
     assert numbers == list(range(600 - len(numbers), 600))
     assert 50 < len(numbers) < 280
     assert file.body(a_record(599).id) == body
 
 
+def test_a_tenant_that_has_much_pushes_out_nothing_of_those_that_have_little(file):
+    little = [(f"tenant-{n}", f"{n:040}", [(a_record(n * 10 + m), b"x" * 10_000) for m in range(3)]) for n in range(20)]
+    file.write([], little)
+    for number in range(1000, 1300):
+        file.write(
+            [], [("noisy", f"{number:040}", [(a_record(number * 2), b"x" * 60_000), (a_record(number * 2 + 1), None)])]
+        )
+    kept = {tenant: [] for tenant in ("noisy", *(tenant for tenant, *_ in little))}
+    for tenant, _, records in file.load():
+        kept[tenant] += records
+    assert {tenant: len(records) for tenant, records in kept.items() if tenant != "noisy"} == {
+        tenant: len(records) for tenant, _, records in little
+    }
+    assert file.body(a_record(0).id) == b"x" * 10_000
+    assert 200 < len(kept["noisy"]) < 400
+    assert a_record(1299 * 2 + 1) in kept["noisy"]
+
+
+def test_tenants_that_have_much_get_the_same_on_disk(file, monkeypatch):
+    monkeypatch.setattr(records_file, "LARGEST", 2)  # so that there are more than are looked up at a time
+    tenants = [f"tenant-{n}" for n in range(5)]
+    for number in range(400):
+        some = tenants[: 1 + number % 5]  # the first has most deliveries, the last has fewest
+        file.write([], [(t, f"{t}-{number}", [(a_record(number * 5 + n), b"x" * 50_000)]) for n, t in enumerate(some)])
+    counts = dict.fromkeys(tenants, 0)
+    for tenant, _, records in file.load():
+        counts[tenant] += len(records)
+    assert max(counts.values()) - min(counts.values()) <= 5, counts
+    assert sum(counts.values()) > 100
+
+
 def test_more_than_the_file_takes_at_once(file):
     many = [(a_record(number), b"x" * 65_536) for number in range(600)]
-    file.write([], [(f"{number:040}", [one]) for number, one in enumerate(many)])
+    file.write([], [(TENANT, f"{number:040}", [one]) for number, one in enumerate(many)])
     assert file.load()
     assert (len(file.body(many[-1][0].id) or b"")) == 0
 
@@ -115,8 +150,8 @@ def test_what_is_no_database_is_begun_anew(file, tmp_path, content):
     (tmp_path / "records.db").write_bytes(content)
     with pytest.raises(OSError, match="database"):
         file.load()
-    file.write([], [(TOKEN, [(a_record(1), None)])])
-    assert file.load() == [(TOKEN, [a_record(1)])]
+    file.write([], [(TENANT, TOKEN, [(a_record(1), None)])])
+    assert file.load() == [(TENANT, TOKEN, [a_record(1)])]
 
 
 def test_a_database_of_another_kind_is_begun_anew(file, tmp_path):
@@ -124,16 +159,16 @@ def test_a_database_of_another_kind_is_begun_anew(file, tmp_path):
         db.execute("CREATE TABLE record (other TEXT, hook TEXT, seq INTEGER)")
     with pytest.raises(OSError, match="no such column"):
         file.load()
-    file.write([], [(TOKEN, [(a_record(1), None)])])
-    assert file.load() == [(TOKEN, [a_record(1)])]
+    file.write([], [(TENANT, TOKEN, [(a_record(1), None)])])
+    assert file.load() == [(TENANT, TOKEN, [a_record(1)])]
 
 
 def test_records_of_another_version_are_passed_over(file, tmp_path):
-    file.write([], [(TOKEN, [(a_record(1), None), (a_record(2), None)])])
+    file.write([], [(TENANT, TOKEN, [(a_record(1), None), (a_record(2), None)])])
     file.close()
     with closing(sqlite3.connect(tmp_path / "records.db")) as db, db:
         db.execute("UPDATE record SET record = x'93010203' WHERE seq = 1")
-    assert file.load() == [(TOKEN, [a_record(2)])]
+    assert file.load() == [(TENANT, TOKEN, [a_record(2)])]
 
 
 # --- the daemon ------------------------------------------------------------------------------------------------------
@@ -207,6 +242,27 @@ def test_a_disk_with_little_room_is_left_to_the_spool(tmp_path):
         assert len(seen(daemon, hook)) == 2
         assert daemon.stop() == 0
         assert daemon.log.count("records of deliveries cannot be written") == 1
+
+
+def test_a_flood_to_one_tenant_leaves_the_records_of_another(tmp_path):
+    body, flood = b"{ no JSON, and long enough", b"{" + b"x" * 60_000
+    with Daemon(tmp_path, records_max_bytes="48MiB", records_max_disk="16MiB") as daemon:
+        quiet = daemon.hook(tenant="quiet")
+        noisy = [daemon.hook(event=f"event-{number}", tenant="noisy") for number in range(4)]
+        daemon.deliver(quiet, body)
+        (before,) = seen(daemon, quiet, tenant="quiet")
+        for number in range(300):
+            daemon.deliver(noisy[number % 4], flood)
+        daemon.stop()
+        assert stored(daemon.state_dir) < 200, "the flood has filled no file"
+        daemon.flags["records_max_bytes"] = "1MiB"
+        daemon.start()
+        assert seen(daemon, quiet, tenant="quiet") == [before]
+        assert body_of(daemon, quiet, before["id"], tenant="quiet") == body.decode()
+        for number in range(40):
+            daemon.deliver(noisy[number % 4], flood)
+        assert sum(len(seen(daemon, hook, tenant="noisy")) for hook in noisy) < 200
+        assert seen(daemon, quiet, tenant="quiet") == [before]
 
 
 def test_none_are_on_disk_where_none_are_wanted(daemon):

@@ -1,25 +1,29 @@
 """Holds records of deliveries to their bounds, their order, and what they say."""
 
+import random
+from collections.abc import Mapping
+
 import msgspec
 import pytest
 
 from webhookd.hooks import HookTable
 from webhookd.http1_head import Fields
 from webhookd.ingest import MAX_SENDER_WORD
-from webhookd.model import Event, Hook, Message
+from webhookd.model import Event, Hook, Message, Record
 from webhookd.ports import Deleted, Snapshot
 from webhookd.records import Records, shown_headers
 from webhookd.registry import load
 
 REGISTRY = load()
 HEAD = b"POST /x HTTP/1.1\r\nContent-Type: application/json\r\nX-Twice: 1\r\nX-Twice: 2 \r\n\r\n"
+ENDED = {"outcome": "refused", "status": 401, "size": 2, "duration": 0.25}
 
 
-def a_hook(number: int = 1, datasource: str = "github") -> Hook:
+def a_hook(number: int = 1, datasource: str = "github", tenant: str = "42") -> Hook:
     return Hook(
         token=f"{number:040x}",
         api_token="api",
-        tenant="42",
+        tenant=tenant,
         datasource=datasource,
         event=f"push{number}",
         base_url="http://127.0.0.1",
@@ -180,7 +184,7 @@ def test_memory_is_bounded_and_what_was_used_last_stays():
     for number in range(1, 101):
         for _ in range(5):
             refuse(records, a_hook(number), b"x" * 1000)
-        assert records.bytes <= 200_000
+        assert records.shares.bytes <= 200_000
     kept = [number for number in range(1, 101) if records.of(a_hook(number).token)]
     assert kept == list(range(101 - len(kept), 101))
     assert 10 < len(kept) < 100
@@ -191,8 +195,83 @@ def test_one_hook_alone_is_bounded_too():
     records, _ = some(per_hook=1000, max_bytes=100_000)
     for _ in range(1000):
         refuse(records, a_hook(), b"x" * 10_000)
-        assert records.bytes <= 110_000
+        assert records.shares.bytes <= 110_000
     assert 1 <= len(records) <= 10
+
+
+def of_tenants(sizes: Mapping[str, int], **options) -> tuple[Records, dict[str, list[Hook]]]:
+    """Return records without any, and so many hooks for each tenant."""
+    table, hooks = HookTable(), {}
+    for place, (tenant, count) in enumerate(sizes.items(), 1):
+        hooks[tenant] = [a_hook(place * 1000 + number, tenant=tenant) for number in range(count)]
+    table.apply(Snapshot(tuple(hook for mine in hooks.values() for hook in mine), 1))
+    return Records(table, REGISTRY, **{"per_hook": 100, "max_bytes": 1_000_000, **options}), hooks
+
+
+def held(records: Records, hooks: list[Hook]) -> int:
+    return sum(len(records.of(hook.token, limit=1000)) for hook in hooks)
+
+
+@pytest.mark.parametrize("noisy", [1, 3, 200])
+def test_a_tenant_that_has_much_pushes_out_nothing_of_those_that_have_little(noisy):
+    records, hooks = of_tenants({"quiet": 2, "noisy": noisy, "silent": 1})
+    for _ in range(10):
+        refuse(records, hooks["quiet"][0], b"x" * 5000)
+        accept(records, hooks["silent"][0], 1)
+    for number in range(3000):
+        refuse(records, hooks["noisy"][number % noisy], b"x" * 10_000)
+        assert records.shares.bytes <= 1_000_000
+    refuse(records, hooks["quiet"][1], b"x" * 5000)
+    assert [held(records, hooks[tenant]) for tenant in ("quiet", "silent")] == [11, 10]
+    assert 50 < held(records, hooks["noisy"]) < 100
+    assert not records.gone & {hook.token for hook in (*hooks["quiet"], *hooks["silent"])}
+
+
+def test_tenants_that_have_much_get_the_same():
+    records, hooks = of_tenants({"first": 1, "second": 7, "third": 50, "little": 1})
+    refuse(records, hooks["little"][0], b"x" * 20_000)
+    for number in range(900):
+        tenant = ("first", "second", "third", "third")[number % 4]
+        refuse(records, hooks[tenant][number % len(hooks[tenant])], b"x" * 9_500)
+    counts = [held(records, hooks[tenant]) for tenant in ("first", "second", "third")]
+    assert max(counts) - min(counts) <= 5, counts
+    assert sum(counts) > 90
+    assert held(records, hooks["little"]) == 1
+
+
+def test_whose_records_they_are_stays_counted():
+    """Whatever is done to them: what is counted is what is there, and who has less than the largest loses nothing."""
+    chance = random.Random(7)
+    records, hooks = of_tenants({f"tenant-{number}": 1 + number % 5 for number in range(40)}, max_bytes=300_000)
+    everything = [hook for mine in hooks.values() for hook in mine]
+    lost = 0
+    for _ in range(3000):
+        before = {name: parts(records, name) for name in hooks}
+        hook = everything[int(len(everything) * chance.random() ** 3)]
+        match chance.randrange(20):
+            case 0:
+                records.forget(hook.token)
+            case 1:
+                for _, token, kept in records.unwritten(50, 100_000):
+                    records.written(token, [(one, records.make(one)) for one in kept])
+            case 2:
+                if not records.of(hook.token):
+                    records.restore(hook.token, hook.tenant, [Record(id="a", received_at=1, **ENDED)] * 10)
+            case _:
+                refuse(records, hook, b"x" * int(20_000 * chance.random() ** 4))
+        after = {name: parts(records, name) for name in hooks}
+        assert records.shares.bytes == sum(size for _, size in after.values()) <= 300_000
+        most = max(size for _, size in after.values())
+        losers = [name for name in hooks if after[name][0] < before[name][0] and name != hook.tenant]
+        assert all(before[name][1] >= most * 8 / 9 for name in losers)
+        lost += len(losers)
+    assert lost > 100
+
+
+def parts(records: Records, tenant: str) -> tuple[int, int]:
+    """Return how many records a tenant has, and how many bytes they take."""
+    rings = [ring for ring in records.shares.rings.values() if ring.tenant == tenant]
+    return sum(len(ring.entries) for ring in rings), sum(ring.bytes for ring in rings)
 
 
 def test_headers_count():

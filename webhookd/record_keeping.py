@@ -74,8 +74,8 @@ class _Keeper:
         except OSError as error:
             log.warning("the records of earlier deliveries cannot be read; new ones are kept", error=str(error))
         else:
-            for token, records in hooks:
-                self._records.restore(token, records)
+            for tenant, token, records in hooks:
+                self._records.restore(token, tenant, records)
         self._records.bodies = self._file
 
     async def run(self) -> None:
@@ -104,20 +104,21 @@ class _Keeper:
             rows = await self._loop.run_in_executor(self._thread, self._write, gone, batch)
         except OSError as error:
             records.gone |= gone
-            for token, kept in batch:
+            for _, token, kept in batch:
                 records.not_written(token, kept)
             if not self._failing:
                 log.warning("records of deliveries cannot be written; they stay in memory", error=str(error))
             self._failing = True
             return False
-        for (token, entries), (_, made) in zip(batch, rows, strict=True):
+        for (_, token, entries), (*_, made) in zip(batch, rows, strict=True):
             records.written(token, zip(entries, (record for record, _ in made), strict=True))
         if self._failing:
             log.info("records of deliveries are written again")
         self._failing = False
         return True
 
-    def _write(self, gone: set[str], batch: Sequence[tuple[str, Sequence[Kept]]]) -> Rows:
-        rows = [(token, [(self._records.make(kept), kept.body) for kept in entries]) for token, entries in batch]
+    def _write(self, gone: set[str], batch: Sequence[tuple[str, str, Sequence[Kept]]]) -> Rows:
+        make = self._records.make
+        rows = [(tenant, token, [(make(kept), kept.body) for kept in entries]) for tenant, token, entries in batch]
         self._file.write(gone, rows)
         return rows

@@ -90,12 +90,13 @@ class Kept(msgspec.Struct, gc=False, eq=False):
 
 
 class Ring:
-    """The last `limit` deliveries of one hook, oldest first, and about how many `bytes` they take."""
+    """The last `limit` deliveries of one hook of `tenant`, oldest first, and about how many `bytes` they take."""
 
-    __slots__ = ("bytes", "entries", "limit")
+    __slots__ = ("bytes", "entries", "limit", "tenant")
 
-    def __init__(self, limit: int) -> None:
+    def __init__(self, limit: int, tenant: str) -> None:
         self.limit = limit
+        self.tenant = tenant
         self.bytes = 0
         self.entries: deque[Kept] = deque()
 
@@ -132,9 +133,9 @@ class Ring:
                 self.bytes += kept.bytes - before
 
     def shrink(self, most: int) -> int:
-        """Let the oldest go until `most` bytes are free or one is left; return how many are."""
+        """Let the oldest go until `most` bytes are free or none is left; return how many are free."""
         before = self.bytes
-        while len(self.entries) > 1 and before - self.bytes < most:
+        while self.entries and before - self.bytes < most:
             self.bytes -= self.entries.popleft().bytes
         return before - self.bytes
 

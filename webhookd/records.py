@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import OrderedDict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from typing import Protocol
 
@@ -14,7 +13,8 @@ from webhookd.hooks import HookTable
 from webhookd.http1_head import Fields
 from webhookd.ingest import Datasources
 from webhookd.model import OUTCOMES, Event, Hook, Message, Outcome, Record
-from webhookd.record_ring import ACCEPTED, ANSWERED, Begun, Ended, Kept, Noted, Ring, head_of
+from webhookd.record_ring import ACCEPTED, ANSWERED, Begun, Ended, Kept, Noted, head_of
+from webhookd.record_shares import Shares
 from webhookd.record_view import shown_headers
 
 __all__ = ["MAX_KEPT_BODY", "OUTCOMES", "Outcome", "Record", "Records", "shown_headers"]
@@ -35,8 +35,8 @@ class Bodies(Protocol):
 class Records:
     """The last `per_hook` deliveries of each hook, together at most `max_bytes`; used on the event loop only.
 
-    Over that, the records of the hooks that have had no delivery for longest go first. They go with their hook.
-    With `keep_accepted` small bodies of accepted deliveries are kept too, not only those of refused ones.
+    Over that, records of the tenant that has most go first: those of its hooks that have had no delivery for longest.
+    They go with their hook. With `keep_accepted` small bodies of accepted deliveries are kept, too, as of refused ones.
     """
 
     bodies: Bodies | None = None
@@ -51,13 +51,13 @@ class Records:
         """The hooks that have records that were never taken by `unwritten`, longest first."""
         self.gone: set[str] = set()
         """The hooks whose records are gone since this was last emptied."""
-        self.bytes = 0
-        """About how much memory the records take."""
         self._hooks = hooks
         self._datasources = datasources
         self._max_bytes = max_bytes
         self._fresh: list[Noted] = []
-        self._rings: OrderedDict[str, Ring] = OrderedDict()
+        self.shares = Shares(per_hook)
+        """Whose records they are, and about how much memory they take."""
+        self._rings = self.shares.rings
         self._listeners: dict[str, list[Callable[[Record], None]]] = {}
         hooks.on_gone(self._hook_gone)
 
@@ -172,26 +172,24 @@ class Records:
     def forget(self, token: str) -> None:
         """Let go of all records of a hook."""
         self._sort()
-        ring = self._rings.pop(token, None)
-        self.changed.pop(token, None)
-        if ring is not None:
-            self.bytes -= ring.bytes
-            self.gone.add(token)
+        if self.shares.drop(token):
+            self._gone(token)
 
     # --- to disk and back --------------------------------------------------------------------------------------------
 
-    def unwritten(self, most: int, most_bytes: int) -> list[tuple[str, list[Kept]]]:
-        """Return what is new since, of whole hooks, longest unwritten first, up to about these bounds."""
+    def unwritten(self, most: int, most_bytes: int) -> list[tuple[str, str, list[Kept]]]:
+        """Return what is new since, of whole hooks (tenant, id), longest unwritten first, up to about these bounds."""
         self._sort()
-        taken: list[tuple[str, list[Kept]]] = []
+        taken: list[tuple[str, str, list[Kept]]] = []
         count = size = 0
         while self.changed and count < most and size < most_bytes:
             token = next(iter(self.changed))
             del self.changed[token]
-            fresh = self._rings[token].take_fresh()
+            ring = self._rings[token]
+            fresh = ring.take_fresh()
             count += len(fresh)
             size += sum(kept.bytes for kept in fresh)
-            taken.append((token, fresh))
+            taken.append((ring.tenant, token, fresh))
         return taken
 
     def make(self, kept: Kept) -> Record:
@@ -204,7 +202,7 @@ class Records:
         if ring is not None:
             before = ring.bytes
             ring.let_go(written)
-            self.bytes += ring.bytes - before
+            self.shares.resized(ring, ring.bytes - before)
 
     def not_written(self, token: str, entries: Collection[Kept]) -> None:
         """Take back what could not be written, to be returned by `unwritten` again."""
@@ -213,13 +211,12 @@ class Records:
             ring.give_back(entries)
             self.changed.setdefault(token)
 
-    def restore(self, token: str, records: Collection[Record]) -> None:
-        """Take the records of a hook, oldest first, that were written before; less lately used than what is here."""
-        ring = Ring(self.per_hook)
+    def restore(self, token: str, tenant: str, records: Collection[Record]) -> None:
+        """Take the records of a tenant's hook that has none yet, oldest first, that were written before."""
+        ring = self.shares.begin(token, tenant)
         for record in records:
             ring.restore(record)
-        self._rings[token] = ring
-        self.bytes += ring.bytes
+        self.shares.used(token, ring, ring.bytes)
         self._shrink()
 
     # --- inside ------------------------------------------------------------------------------------------------------
@@ -238,21 +235,19 @@ class Records:
                 mine.append(noted)
         for token, mine in newest.items():
             self._add(token, mine)
-        if self.bytes > self._max_bytes:
-            self._shrink()
+        self._shrink()
 
     def _add(self, token: str, newest_first: list[Noted]) -> None:
         ring = self._rings.get(token)
-        if ring is not None:
-            self._rings.move_to_end(token)
-        elif self._hooks.by_id(token) is not None:
-            ring = self._rings[token] = Ring(self.per_hook)
-        else:
-            return  # deleted meanwhile
+        if ring is None:
+            hook = self._hooks.by_id(token)
+            if hook is None:
+                return  # deleted meanwhile
+            ring = self.shares.begin(token, hook.tenant)
         self.changed.setdefault(token)
         before = ring.bytes
         ring.add(newest_first)
-        self.bytes += ring.bytes - before
+        self.shares.used(token, ring, ring.bytes - before)
         if token in self._listeners:
             added = [self.make(kept) for kept in list(ring.entries)[-len(newest_first) :]]
             for heard in tuple(self._listeners[token]):
@@ -260,11 +255,13 @@ class Records:
                     heard(record)
 
     def _shrink(self) -> None:
-        while self.bytes > self._max_bytes and len(self._rings) > 1:
-            self.forget(next(iter(self._rings)))
-        if self.bytes > self._max_bytes:
-            for ring in self._rings.values():
-                self.bytes -= ring.shrink(self.bytes - self._max_bytes)
+        if self.shares.bytes > self._max_bytes:
+            for token in self.shares.shrink(self._max_bytes):
+                self._gone(token)
+
+    def _gone(self, token: str) -> None:
+        self.changed.pop(token, None)
+        self.gone.add(token)
 
     def _older(self, token: str, before: str | None) -> Iterator[Kept]:
         """Yield a hook's records, newest first, from behind the one with the id `before`."""

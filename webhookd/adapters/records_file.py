@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import heapq
 import os
 import sqlite3
 import time
@@ -20,22 +21,32 @@ FREE = 64 * 1024 * 1024
 """How many bytes of the disk are left alone: the spool needs them more."""
 ROOM = 4
 """Which part of the file the bodies of one writing may take; two such parts are free before it."""
-AT_A_TIME = 100
-"""How many of the oldest records go at a time where the file is full."""
+AT_A_TIME = 64 * 1024
+"""About how many bytes of one tenant's records go at a time where the file is full."""
+LARGEST = 1000
+"""How many of the tenants that have most are looked up at a time."""
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS record (
-    seq INTEGER PRIMARY KEY, hook TEXT NOT NULL, id TEXT NOT NULL UNIQUE, record BLOB NOT NULL, body BLOB
+    seq INTEGER PRIMARY KEY, tenant TEXT NOT NULL, hook TEXT NOT NULL, id TEXT NOT NULL UNIQUE,
+    record BLOB NOT NULL, body BLOB, bytes INTEGER NOT NULL
 ) STRICT;
 CREATE INDEX IF NOT EXISTS of_hook ON record (hook, seq);
+CREATE INDEX IF NOT EXISTS of_tenant ON record (tenant, seq, bytes);
 """
+INSERT = "INSERT OR REPLACE INTO record (tenant, hook, id, record, body, bytes) VALUES (?, ?, ?, ?, ?, ?)"
+ROW = 200
+"""About how many bytes a row takes beside the record and the body."""
+HELD = "SELECT tenant, sum(bytes) AS held FROM record GROUP BY tenant ORDER BY held DESC LIMIT ?"
+OLDEST = "SELECT seq, bytes FROM record WHERE tenant = ? ORDER BY seq"
 
-Rows = Sequence[tuple[str, Collection[tuple[Record, bytes | None]]]]
-"""Hooks, and their new records with the bodies that were kept, oldest first."""
+Rows = Sequence[tuple[str, str, Collection[tuple[Record, bytes | None]]]]
+"""Tenants and hooks of theirs, and their new records with the bodies that were kept, oldest first."""
 
 
 class RecordsFile:
     """The last `per_hook` records of each hook, in a file of at most `max_bytes` and a log of a few MiB.
 
+    Where that is too small for all, the oldest go of the tenant whose records take most.
     `load` and `write` are called in one thread at a time, `body` on the event loop. The first two raise OSError,
     whatever went wrong.
     """
@@ -49,16 +60,16 @@ class RecordsFile:
         """Whether the log may hold what is gone from the file."""
         self._decoder = msgspec.msgpack.Decoder(Record)
 
-    def load(self) -> list[tuple[str, list[Record]]]:
-        """Return every record, by hook, oldest first; the hook that had one last comes last."""
-        hooks: dict[str, list[Record]] = {}
+    def load(self) -> list[tuple[str, str, list[Record]]]:
+        """Return every record, by tenant and hook, oldest first; the hook that had one last comes last."""
+        hooks: dict[tuple[str, str], list[Record]] = {}
         with self._open() as db:
-            for hook, record in db.execute("SELECT hook, record FROM record ORDER BY seq"):
+            for tenant, hook, record in db.execute("SELECT tenant, hook, record FROM record ORDER BY seq"):
                 with contextlib.suppress(msgspec.MsgspecError):  # of another version
-                    mine = hooks.pop(hook, [])
-                    hooks[hook] = mine
+                    mine = hooks.pop((tenant, hook), [])
+                    hooks[tenant, hook] = mine
                     mine.append(self._decoder.decode(record))
-        return list(hooks.items())
+        return [(*of, records) for of, records in hooks.items()]
 
     def write(self, gone: Collection[str], rows: Rows) -> None:
         """Let go of the records of some hooks, then add new ones, all or nothing; what is gone is overwritten."""
@@ -68,12 +79,13 @@ class RecordsFile:
         with self._open() as db:
             deleted = db.executemany("DELETE FROM record WHERE hook = ?", [(hook,) for hook in gone]).rowcount
             room = self._pages * PAGE // ROOM
-            for hook, records in rows:
+            for tenant, hook, records in rows:
                 for record, given in records:
                     room -= 0 if given is None else len(given)
                     body = given if room > 0 else None  # not reached but where the file is small
-                    row = (hook, record.id, msgspec.msgpack.encode(record), body)
-                    db.execute("INSERT OR REPLACE INTO record (hook, id, record, body) VALUES (?, ?, ?, ?)", row)
+                    packed = msgspec.msgpack.encode(record)
+                    size = ROW + len(packed) + len(body or b"")
+                    db.execute(INSERT, (tenant, hook, record.id, packed, body, size))
                     time.sleep(0)  # the event loop has its turn: this is a thread with all of its time to itself
                 self._trim(db, hook)
             self._make_room(db)
@@ -145,12 +157,33 @@ class RecordsFile:
         )
 
     def _make_room(self, db: sqlite3.Connection) -> None:
-        """Let the oldest go until there is room for what comes next."""
-        while True:
-            (pages,) = db.execute("PRAGMA page_count").fetchone()
-            (free,) = db.execute("PRAGMA freelist_count").fetchone()
-            if pages - free <= self._pages - 2 * self._pages // ROOM:
-                return
-            oldest = "DELETE FROM record WHERE seq IN (SELECT seq FROM record ORDER BY seq LIMIT ?)"
-            if not db.execute(oldest, (AT_A_TIME,)).rowcount:
-                return
+        """Let records go until there is room for what comes next: the oldest of the tenant that has most."""
+        held: list[tuple[int, str]] = []
+        least = 0
+        while not self._has_room(db):
+            if not held or -held[0][0] < least:
+                # in their order, which is one of a heap
+                held = [(-size, tenant) for tenant, size in db.execute(HELD, (LARGEST,))]
+                if not held:
+                    return
+                least = -held[-1][0]
+            size, tenant = held[0]
+            heapq.heapreplace(held, (size + _let_go(db, tenant), tenant))
+
+    def _has_room(self, db: sqlite3.Connection) -> bool:
+        (pages,) = db.execute("PRAGMA page_count").fetchone()
+        (free,) = db.execute("PRAGMA freelist_count").fetchone()
+        return bool(pages - free <= self._pages - 2 * self._pages // ROOM)
+
+
+def _let_go(db: sqlite3.Connection, tenant: str) -> int:
+    """Delete some of a tenant's records, the oldest first, one at least; return about how many bytes they took."""
+    freed = last = 0
+    with contextlib.closing(db.execute(OLDEST, (tenant,))) as oldest:
+        for seq, size in oldest:
+            last = seq
+            freed += size
+            if freed >= AT_A_TIME:
+                break
+    db.execute("DELETE FROM record WHERE tenant = ? AND seq <= ?", (tenant, last))
+    return freed
