@@ -12,6 +12,25 @@ import pytest
 from harness import Daemon, until
 
 SECRET = "a secret for these tests"
+SEALED = """
+import webhookd
+
+
+class Sealed(webhookd.Datasource):
+    name = title = "sealed"
+    signs = True
+
+    def verify_signature(self, delivery, secret):
+        raise webhookd.Unsigned("no seal is good enough")
+
+    def sign(self, body, secret, now):
+        return {"X-Seal": webhookd.hmac_sha256(secret, body).hex(), "X-Stamp": str(now)}
+
+
+@webhookd.hookimpl
+def register_datasources():
+    return [Sealed()]
+"""
 
 
 def path(hook, *more: str) -> str:
@@ -218,6 +237,22 @@ def test_parameters_at_fault_are_named(shared_daemon, query, fields):
     assert answer.status == 400
     assert {error["field"] for error in answer.json["errors"]} == fields
     assert shared_daemon.config("GET", path(hook, "any") + "?x=1").status == 404
+
+
+def test_a_signature_is_not_shown_whatever_the_plugin_calls_its_header(tmp_path):
+    plugins = tmp_path / "plugins"
+    plugins.mkdir()
+    (plugins / "sealed.py").write_text(SEALED)
+    with Daemon(tmp_path, plugins_dir=str(plugins)) as daemon:
+        hook = daemon.hook("sealed", "thing")
+        daemon.deliver(hook, b"no JSON", {"X-Seal": "f00d", "X-Stamp": "5"})
+        path = f"/wh/config/{hook['token']}/deliveries"
+        (listed,) = daemon.config("GET", path).json["deliveries"]
+        one = daemon.config("GET", f"{path}/{listed['id']}").json
+        replayed = daemon.config("POST", f"{path}/{listed['id']}/replay", {}).json
+        replays = daemon.config("POST", f"{path}/replay", {"outcome": "refused"}).json["replays"]
+    for told in (listed, one, replayed, *replays):
+        assert (told["headers"]["x-seal"], told["headers"]["x-stamp"]) == ("(not shown)", "5")
 
 
 def test_another_tenants_deliveries_are_not_there(shared_daemon):

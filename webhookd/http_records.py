@@ -15,6 +15,7 @@ from webhookd.record_view import MOST, PAGE, shown
 from webhookd.records import OUTCOMES, Records
 from webhookd.replay import Replayed, Replayer, Wanted
 from webhookd.tenant_hooks import TenantHooks
+from webhookd.trials.schemes import secret_headers
 
 REPLAYABLE = ("refused", "accepted")
 NOBODY = "there is no such delivery, or it is no longer remembered"
@@ -53,6 +54,11 @@ class RecordsHandler(ConfigHandler):
         refuse_faults(faults)
         return {name: values[0].decode("latin-1") for name, values in self.request.query_arguments.items()}
 
+    def shown(self, hook: Hook, *records: Record) -> list[dict[str, Any]]:
+        """Return records of a hook as they are shown to its tenant."""
+        signing = secret_headers(self.service.datasources.get(hook.datasource))
+        return [shown(record, signing) for record in records]
+
     def own_record(self, token: str, id_: str) -> tuple[Hook, Record]:
         """Return the caller's own hook and a record of it; raises `NotFound`."""
         hook = self.own_hook(token)
@@ -76,7 +82,7 @@ class DeliveriesHandler(RecordsHandler):
         found = self.node.records.of(
             hook.token, outcome=asked.get("outcome"), before=asked.get("before"), limit=limit + 1
         )
-        document: dict[str, Any] = {"node": self.node.name, "deliveries": [shown(record) for record in found[:limit]]}
+        document: dict[str, Any] = {"node": self.node.name, "deliveries": self.shown(hook, *found[:limit])}
         if len(found) > limit:
             document["next"] = found[limit - 1].id
         self.write_json(document)
@@ -92,7 +98,8 @@ class DeliveryHandler(RecordsHandler):
         hook, record = self.own_record(token, id_)
         self.parameters()
         body = self.node.records.body(hook.token, id_)
-        self.write_json({"node": self.node.name, **shown(record), **shown_body(body), "hasBody": body is not None})
+        (document,) = self.shown(hook, record)
+        self.write_json({"node": self.node.name, **document, **shown_body(body), "hasBody": body is not None})
 
 
 class ReplayHandler(RecordsHandler):
@@ -104,8 +111,8 @@ class ReplayHandler(RecordsHandler):
         """Replay it, and say what became of it."""
         hook, record = self.own_record(token, id_)
         self.parameters()
-        replay = await self.node.replayer.one(hook, record)
-        self.write_json({"node": self.node.name, **shown(replay)})
+        (document,) = self.shown(hook, await self.node.replayer.one(hook, record))
+        self.write_json({"node": self.node.name, **document})
 
 
 class ReplaysHandler(RecordsHandler):
@@ -120,17 +127,16 @@ class ReplaysHandler(RecordsHandler):
         check_content_type(self.request.headers.get("Content-Type"))
         wanted = _wanted(self.request.body)
         done, more = await self.node.replayer.some(hook, wanted)
-        document: dict[str, Any] = {"node": self.node.name, "replays": [_told(one) for one in done]}
+        document: dict[str, Any] = {"node": self.node.name, "replays": [self._told(hook, one) for one in done]}
         if more and done:
             document["next"] = done[-1].record.id
         self.write_json(document)
 
-
-def _told(one: Replayed) -> dict[str, Any]:
-    if isinstance(one.outcome, Record):
-        return shown(one.outcome)
-    error = one.outcome
-    return {"replayOf": one.record.id, "outcome": "not replayed", "status": error.status, "detail": error.detail}
+    def _told(self, hook: Hook, one: Replayed) -> dict[str, Any]:
+        error = one.outcome
+        if isinstance(error, Record):
+            return self.shown(hook, error)[0]
+        return {"replayOf": one.record.id, "outcome": "not replayed", "status": error.status, "detail": error.detail}
 
 
 def _wanted(body: bytes) -> Wanted:

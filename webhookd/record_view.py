@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from typing import Any
 
 from webhookd.model import Record
@@ -13,16 +14,24 @@ MOST = 200
 """How many it may have."""
 NOT_SHOWN = "(not shown)"
 
-_SECRET = re.compile(r"token|secret|signature|passw|api-?key|auth|cookie|credential|session|hmac|jwt|(^|-)sig(-|$)")
+_SECRET = re.compile(
+    r"token|secret|signature|pass(w|phrase)|pwd|auth|cookie|credential|session|hmac|jwt|verification"
+    r"|api-?key|(?<!idempotency)-key$|private|(^|-)sig(-|$)|trello-webhook"
+)
 """What the name of a header has whose value is a secret, or is made with one."""
 
 
-def shown_headers(record: Record) -> dict[str, str]:
-    """Return the headers of a record as they may be shown: without secrets, and without what is made with one."""
-    return {name: NOT_SHOWN if _SECRET.search(name) else value for name, value in record.headers.items()}
+def shown_headers(record: Record, signing: Collection[str]) -> dict[str, str]:
+    """Return the headers of a record as they may be shown: without secrets, and without what is made with one.
+
+    `signing` are the names of those that the plugin of its datasource signs in (`trials.schemes.secret_headers`).
+    """
+    return {
+        name: NOT_SHOWN if name in signing or _SECRET.search(name) else value for name, value in record.headers.items()
+    }
 
 
-def shown(record: Record) -> dict[str, Any]:
+def shown(record: Record, signing: Collection[str]) -> dict[str, Any]:
     """Return a record as the API shows it: times in ms, sizes in bytes, what has no value absent."""
     document: dict[str, Any] = {
         "id": record.id,
@@ -37,7 +46,7 @@ def shown(record: Record) -> dict[str, Any]:
         "deliveryId": record.delivery_id,
         "providerEvent": record.provider_event,
         "replayOf": record.replay_of,
-        "headers": shown_headers(record),
+        "headers": shown_headers(record, signing),
         "hasBody": record.has_body,
     }
     return {name: value for name, value in document.items() if value is not None}

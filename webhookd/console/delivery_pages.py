@@ -11,6 +11,7 @@ from webhookd.errors import NotFound
 from webhookd.model import OUTCOMES, Hook, Record
 from webhookd.records import MAX_KEPT_BODY, shown_headers
 from webhookd.replay import Wanted
+from webhookd.trials.schemes import secret_headers
 
 PAGE = 50
 """How many deliveries one page shows."""
@@ -84,7 +85,7 @@ class DeliveryPage(Deliveries):
             record=record,
             why=None if explainer is None else await explainer.explain(hook, record),
             checks=CHECKS,
-            headers=shown_headers(record),
+            headers=shown_headers(record, secret_headers(self.console.service.datasources.get(hook.datasource))),
             body=None if body is None else views.payload(body),
         )
 

@@ -20,6 +20,7 @@ ALGORITHMS: Mapping[int, str] = {
 """The hashes that senders sign with, by the bytes of their signatures."""
 
 _PROBE_SECRET = "cHJvYmUtc2VjcmV0LW9mLXdlYmhvb2tk"  # noqa: S105 - protects nothing; base64, so that every scheme takes it
+_OTHER_SECRET = "b3RoZXItc2VjcmV0LW9mLXdlYmhvb2tk"  # noqa: S105 - as above
 _PROBE_BODY = b'{"probe": true}'
 
 
@@ -34,12 +35,20 @@ class Mac(NamedTuple):
 
 def signing_headers(datasource: Datasource) -> tuple[str, ...]:
     """Return the headers that the sender signs in, in lower case; none where its plugin cannot sign."""
-    return tuple(name.lower() for name in _signed(datasource))
+    return tuple(name.lower() for name in _signed(datasource, _PROBE_SECRET, time.time()))
+
+
+def secret_headers(datasource: Datasource) -> frozenset[str]:
+    """Return those of the `signing_headers` that another secret would change: signatures, and no ids or times."""
+    now = time.time()
+    other = _signed(datasource, _OTHER_SECRET, now)
+    mine = _signed(datasource, _PROBE_SECRET, now)
+    return frozenset(name.lower() for name, value in mine.items() if value != other.get(name))
 
 
 def mac_of(datasource: Datasource) -> Mac | None:
     """Return how the datasource signs, if it is with an HMAC of the body alone; None where it is not, or unknown."""
-    for header, value in _signed(datasource).items():
+    for header, value in _signed(datasource, _PROBE_SECRET, time.time()).items():
         for algorithm in ALGORITHMS.values():
             digest = hmac.digest(_PROBE_SECRET.encode(), _PROBE_BODY, algorithm)
             for encoding, write in _WRITTEN.items():
@@ -53,9 +62,9 @@ def is_standard(datasource: Datasource) -> bool:
     return set(STANDARD_HEADERS) <= set(signing_headers(datasource))
 
 
-def _signed(datasource: Datasource) -> Mapping[str, str]:
+def _signed(datasource: Datasource, secret: str, now: float) -> Mapping[str, str]:
     try:
-        return datasource.sign(_PROBE_BODY, _PROBE_SECRET, time.time())
+        return datasource.sign(_PROBE_BODY, secret, now)
     except (Exception, SystemExit):  # noqa: BLE001 - a plugin's bug here is no reason to tell nothing
         return {}
 
