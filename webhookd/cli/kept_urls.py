@@ -24,6 +24,10 @@ BATCH = 50
 """How many hooks are given to the store at once."""
 API_TOKEN = re.compile(r"[A-Za-z0-9_.~-]{8,128}")
 """What the first part of a URL can be: a UUID in all that webhookd makes, and whatever the STS said before it."""
+HOST = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+"""The host of a URL, more kindly read than in the config API: a sender has it already."""
+LAST_MOMENT = 253_402_300_799_999
+"""The last millisecond of the year 9999: what is beyond is no time that could be shown."""
 FIELDS = {"tsField", "secret", "validation", "onMismatch"}
 
 
@@ -51,7 +55,7 @@ class Reading:
             raise UnfitError("token: not 40 lower-case hexadecimal digits")
         if not isinstance(api_token, str) or not API_TOKEN.fullmatch(api_token) or api_token == "config":  # noqa: S105
             raise UnfitError("apiToken: not a UUID, nor anything else that fits into a URL")
-        if created_at is not None and type(created_at) is not int:
+        if created_at is not None and not (type(created_at) is int and 0 <= created_at <= LAST_MOMENT):
             raise UnfitError("createdAt: not a number of milliseconds")
         try:
             caller = tenant_of(document.get("tenantId"))
@@ -94,7 +98,7 @@ class Reading:
             parts = urlsplit(url) if isinstance(url, str) else None
         except ValueError:
             parts = None
-        if parts is None or parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
+        if parts is None or parts.scheme not in ("http", "https") or not HOST.fullmatch(parts.netloc):
             raise UnfitError("hookUrl: not an http:// or https:// URL")
         if parts.path != path or parts.query or parts.fragment:
             raise UnfitError("hookUrl: not that of its apiToken and token")
