@@ -160,6 +160,12 @@ def test_a_form_without_the_token_of_its_session_does_nothing(visitor):
     assert visitor.daemon.messages() == []
 
 
+def test_no_other_file_is_there(visitor):
+    for name in ("../app.py", "%2e%2e/app.py", "/etc/passwd", "%00", "%ff", "none.css"):
+        assert visitor.get(f"/static/{name}").status in (403, 404)
+    assert '"error"' not in visitor.daemon.log
+
+
 def test_another_tenants_hook_is_as_little_there_as_a_missing_one(visitor):
     daemon = visitor.daemon
     foreign = daemon.hook("github", "push", tenant=7)["token"]

@@ -212,8 +212,10 @@ class Asset(Guard, web.StaticFileHandler):
         web.StaticFileHandler.initialize(self, path)
 
     def prepare(self) -> None:
-        """Refuse a host that is not the console's."""
+        """Refuse a host that is not the console's, and what cannot be the name of a file."""
         self.check_host()
+        if "\0" in self.path_args[0]:
+            raise web.HTTPError(NotFound.status)
 
     def compute_etag(self) -> str | None:  # type: ignore[override]
         """Return the hash of the file."""
