@@ -25,6 +25,8 @@ AT_A_TIME = 64 * 1024
 """About how many bytes of one tenant's records go at a time where the file is full."""
 LARGEST = 1000
 """How many of the tenants that have most are looked up at a time."""
+NOT_OURS = DAMAGE_AT_OPEN | {sqlite3.SQLITE_CONSTRAINT}
+"""What SQLite says of a file that is damaged, or that another version has begun: no row of ours is against SCHEMA."""
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS record (
     seq INTEGER PRIMARY KEY, tenant TEXT NOT NULL, hook TEXT NOT NULL, id TEXT NOT NULL UNIQUE,
@@ -119,13 +121,15 @@ class RecordsFile:
     @contextmanager
     def _open(self) -> Iterator[sqlite3.Connection]:
         """Open the file if it is not, and do what is done with it as one transaction."""
+        if self._db is not None and not self._path.exists():
+            self.remove()  # somebody else did, and nothing written would be found again
         try:
             if self._db is None:
                 self._db = self._connect()
             with self._db:
                 yield self._db
         except sqlite3.Error as error:
-            if code_of(error) in DAMAGE_AT_OPEN:
+            if code_of(error) in NOT_OURS:
                 self.remove()
             raise OSError(str(error)) from error
 
