@@ -382,7 +382,7 @@ def test_what_was_not_read_cannot_be_replayed_and_is_as_large_as_it_was_said_to_
     assert "0 B</dd>" in page
     assert 'id="replay"' not in page
     assert visitor.daemon.deliver(hook, b"{}", {"Content-Type": "text/plain", "Content-Length": "2"}).status == 415
-    assert "2 B" in visitor.get(delivery_of(visitor, hook)).body.decode()
+    until(lambda: "2 B</dd>" in visitor.get(delivery_of(visitor, hook)).body.decode())
     told = {"content-length": "3145728"}
     unread = Record(id="1", received_at=0, outcome="refused", status=413, size=0, duration=0.0, headers=told)
     assert views.received(unread) == "3.0 MiB, not read"

@@ -164,25 +164,25 @@ def test_a_database_of_another_kind_is_begun_anew(file, tmp_path):
 
 
 def test_a_file_that_asks_for_more_is_begun_anew(file, tmp_path):
-    file.write([], [(TOKEN, [(a_record(1), None)])])
+    file.write([], [(TENANT, TOKEN, [(a_record(1), None)])])
     file.close()
     with closing(sqlite3.connect(tmp_path / "records.db")) as db, db:
         db.execute("DROP TABLE record")
         db.execute(
-            "CREATE TABLE record (seq INTEGER PRIMARY KEY, hook TEXT, id TEXT, record BLOB, body BLOB, more NOT NULL)"
+            "CREATE TABLE record (seq INTEGER PRIMARY KEY, tenant TEXT, hook TEXT, id TEXT, record BLOB, body BLOB, bytes, more NOT NULL)"
         )
     with pytest.raises(OSError, match="NOT NULL"):
-        file.write([], [(TOKEN, [(a_record(2), None)])])
-    file.write([], [(TOKEN, [(a_record(2), b"body")])])
-    assert file.load() == [(TOKEN, [a_record(2)])]
+        file.write([], [(TENANT, TOKEN, [(a_record(2), None)])])
+    file.write([], [(TENANT, TOKEN, [(a_record(2), b"body")])])
+    assert file.load() == [(TENANT, TOKEN, [a_record(2)])]
 
 
 def test_a_file_that_was_deleted_meanwhile_is_begun_anew(file, tmp_path):
-    file.write([], [(TOKEN, [(a_record(1), b"body")])])
+    file.write([], [(TENANT, TOKEN, [(a_record(1), b"body")])])
     (tmp_path / "records.db").unlink()
-    file.write([], [(TOKEN, [(a_record(2), b"body")])])
+    file.write([], [(TENANT, TOKEN, [(a_record(2), b"body")])])
     file.close()
-    assert file.load() == [(TOKEN, [a_record(2)])]
+    assert file.load() == [(TENANT, TOKEN, [a_record(2)])]
     assert (file.body(a_record(1).id), file.body(a_record(2).id)) == (None, b"body")
 
 

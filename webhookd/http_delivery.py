@@ -65,10 +65,7 @@ class DeliveryWork:
     # --- the request, as it arrives --------------------------------------------------------------------------------
 
     def begin(self, method: str, headers: Mapping[str, str], length: int | None) -> None:
-        """Decide all that can be decided before the body, of `length` bytes where that is told.
-
-        `headers` has lower-case names.
-        """
+        """Decide all that can be before the body (`length` bytes, where that is told); `headers` are lower-case."""
         if method == "POST":
             self._admit(headers, length, 0)
         elif method == "HEAD":
@@ -264,7 +261,7 @@ class DeliveryWork:
         come = self._body()
 
         def rest_came(rest: bytes | None) -> None:
-            body = None if rest is None else come + rest
+            body = (come + rest or None) if rest is not None else None
             records.refused(begun, headers, body, size if body is None else len(body), seconds, why)
 
         self._answers.keep_rest(MAX_KEPT_BODY - len(come), rest_came)

@@ -49,10 +49,7 @@ class Shares:
         """Know that a hook has a new record, and its records take `more` bytes."""
         share = self._tenants[ring.tenant]
         share.rings.move_to_end(token)
-        self.bytes += more
-        share.bytes += more
-        if not share.least <= share.bytes < share.most:
-            self._regrade(ring.tenant, share)
+        self._grown(ring.tenant, share, more)
 
     def resized(self, ring: Ring, more: int) -> None:
         """Know that the records of a hook take `more` bytes."""

@@ -124,9 +124,9 @@ class Scenario:
         names = states or ("waiting", "unroutable", "set aside", "kept")
         return int(sum(metrics[f'webhookd_spool_messages{{state="{name}"}}'] for name in names))
 
-    def live_again(self) -> None:
-        """Return once all is drained and deliveries are confirmed by the broker."""
-        until(lambda: self.in_spool("waiting", "unroutable") == 0, DRAIN_TIMEOUT)
+    def live_again(self, within: float = DRAIN_TIMEOUT) -> None:
+        """Return once all is drained, `within` seconds, and deliveries are confirmed by the broker."""
+        until(lambda: self.in_spool("waiting", "unroutable") == 0, within)
         self.wait_for("confirmed")
 
     def end(self, remark: str = "", **holds: Any) -> Account:

@@ -5,6 +5,7 @@ import time
 
 import pytest
 from faults.conftest import Begin
+from faults.scenario import DRAIN_TIMEOUT
 
 RATE = 500
 SENDERS = 50
@@ -22,7 +23,7 @@ def test_outage(scenario: Begin, request: pytest.FixtureRequest) -> None:
         ended = time.monotonic()
         run.proxy.heal()
     waiting = run.in_spool()
-    run.live_again()
+    run.live_again(DRAIN_TIMEOUT + seconds)
     drained = time.monotonic() - ended
     first = [one.seconds for one in run.traffic.deliveries if began <= one.began < began + 2]
     later = [one.seconds for one in run.traffic.deliveries if began + 2 <= one.began < ended]
