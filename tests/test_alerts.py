@@ -6,6 +6,7 @@ import re
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
+from html import escape
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,8 @@ from documents import DOCS, FENCED, anchors, code, table
 from harness import Daemon, need, request, until
 from processes import Server
 from servers import RabbitMQ
+
+from webhookd.console.remedies import CAUSES as CAUSES_TOLD
 
 ALERTS = DOCS / "monitoring" / "alerts.yml"
 RUNBOOK = (DOCS / "alerts.md").read_text()
@@ -95,6 +98,10 @@ def test_reasons_of_an_alert_are_all_in_its_section() -> None:
     assert re.findall(r"^- `(\w+)`:", section, re.MULTILINE) == reasons
 
 
+def test_the_console_has_a_remedy_for_every_cause_of_the_page() -> None:
+    assert [cause for cause, _ in CAUSES] == [*CAUSES_TOLD]
+
+
 # --- a stopped broker ------------------------------------------------------------------------------------------------
 
 
@@ -121,6 +128,7 @@ class Site:
             return " ".join(reason for reason in answer.json["reasons"] if reason.startswith("broker "))
 
         until(lambda: cause in readiness(), PATIENCE)
+        assert escape(CAUSES_TOLD[cause]) in request(daemon.admin_port, "GET", "/console/overview").body.decode()
         assert daemon.metrics()["webhookd_broker_up"] == 0
         lines = [json.loads(line) for line in daemon.log.splitlines()]
         warned = [line for line in lines if line["level"] in ("warning", "error") and "broker" in line["message"]]

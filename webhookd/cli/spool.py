@@ -91,7 +91,8 @@ def _numbers(stats: SpoolStats) -> dict[str, Any]:
 def _show_numbers(stats: SpoolStats) -> None:
     for name in STATE_NAMES:
         show(f"{name:<13}{stats.messages.get(_state(name), 0)}")
-    show(f"{'on disk':<13}{stats.bytes} bytes of {show_size(stats.max_bytes)}")
+    part = 100 * stats.bytes / stats.max_bytes
+    show(f"{'on disk':<13}{stats.bytes / 1024**2:,.1f} MiB of {show_size(stats.max_bytes)} ({part:.1f} %)")
     for name, oldest in (("oldest", stats.oldest_received_at), ("oldest kept", stats.oldest_kept_received_at)):
         show(f"{name:<13}{'-' if oldest is None else moment(oldest)}")
     if stats.full:

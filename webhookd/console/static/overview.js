@@ -28,7 +28,7 @@ const SHOWN = {
 const CHARTS = {
   "chart-rate": [["accepted", "--good", (s) => s.accepted], ["ignored", "--quiet", (s) => s.ignored], ["refused", "--bad", (s) => s.refused]],
   "chart-latency": [["p50", "--accent", (s) => ms(s.p50)], ["p99", "--warn", (s) => ms(s.p99)]],
-  "chart-spool": [["waiting", "--warn", (s) => s.waiting], ["kept", "--accent", (s) => s.kept], ["set aside", "--bad", (s) => s.setAside]],
+  "chart-spool": [["waiting", "--warn", (s) => s.waiting], ["kept", "--accent", (s) => s.kept], ["set aside", "--bad", (s) => s.setAside], ["drained a second", "--good", (s) => s.drained]],
   "chart-lag": [["lag", "--accent", (s) => ms(s.lag)]],
 };
 
@@ -41,11 +41,14 @@ const lastMinutes = () => {
   return [Math.max(end - KEPT, Math.min(seconds[0]?.at ?? end, end - 60)), end];
 };
 
+const hasBroker = () => document.getElementById("tiles").dataset.broker !== "";
+
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
 function draw() {
   for (const chart of charts) chart.plot.destroy();
-  charts = Object.entries(CHARTS).map(([id, lines]) => {
+  charts = Object.entries(CHARTS).map(([id, all]) => {
+    const lines = all.filter(([label]) => hasBroker() || label !== "drained a second");
     const place = document.getElementById(id);
     const axis = { stroke: colour("--quiet"), grid: { stroke: colour("--line"), width: 1 }, ticks: { show: false }, font: "12px system-ui" };
     const plot = new uPlot({
@@ -67,7 +70,7 @@ function draw() {
 const data = (lines) => [seconds.map((s) => s.at), ...lines.map(([, , of]) => seconds.map(of))];
 
 function show(now) {
-  const broker = document.getElementById("tiles").dataset.broker !== "";
+  const broker = hasBroker();
   for (const place of document.querySelectorAll("[data-show]")) place.textContent = SHOWN[place.dataset.show](now, broker);
 }
 
@@ -94,6 +97,7 @@ function showState(told) {
     row.append(head, element("td", number(count), "num"), element("td", remedy, "quiet"));
     return row;
   }));
+  document.getElementById("refused").hidden = !told.refusals.length;
   document.getElementById("no-reasons").hidden = told.refusals.length > 0;
 }
 
