@@ -53,6 +53,7 @@ def test_every_command_has_help_worth_reading(names):
     assert max(map(len, done.out.splitlines())) <= 132
     for line in re.findall(r"^  -.*$", done.out, re.MULTILINE):
         assert re.search(r"\S  \S", line) or line.endswith(("]", "|")) or len(line) > 20, f"{line!r} says nothing"
+    assert "..." not in done.out.partition("\nCommands:\n")[2]
 
 
 @pytest.mark.parametrize("name", ["serve", "dev", "check"])
@@ -416,7 +417,14 @@ def test_a_datasource_that_is_nearly_a_plugins_is_told(tenant):
         "webhookd: no plugin is named gihub; did you mean github?"
         " This hook is a generic one; `webhookd hooks delete` removes it\n"
     )
-    assert call("hooks", "create", "my-service", "order.paid").err == ""
+    assert "did you mean github?" in call("hooks", "create", "GitHub", "push").err
+    hook = call("hooks", "create", "my-service", "order.paid", "--json")
+    assert hook.err == ""
+    sent = call("send", "gihub", "push", hook.documents[0]["hookUrl"])
+    assert sent.status == 0
+    assert sent.err == (
+        "webhookd: no plugin is named gihub; did you mean github? It is sent as any other source sends\n"
+    )
 
 
 def test_all_faults_of_an_input_are_told_at_once(tenant):

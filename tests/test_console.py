@@ -407,6 +407,16 @@ def test_a_form_with_faults_says_that_the_secret_is_to_be_given_again(visitor):
     assert answer.headers["Location"].endswith("?done=created-signed")
 
 
+def test_a_datasource_that_is_nearly_a_plugins_is_told(visitor):
+    fields = {"datasource": "GitHub", "event": "push", "secret": "no base64 at all"}
+    page = visitor.post("/hooks/new", csrf=visitor.csrf, **fields).body.decode()
+    assert "No plugin is named <code>GitHub</code>; did you mean github?" in page
+    made = visitor.post("/hooks/new", csrf=visitor.csrf, **(fields | {"secret": ""})).headers["Location"]
+    path = made.removeprefix("/console")
+    assert "No plugin is named GitHub; did you mean github?" in visitor.get(path).body.decode()
+    assert "did you mean" not in visitor.get(path.partition("?")[0]).body.decode()
+
+
 def test_json_is_shown_with_its_lines_and_colours():
     assert views.payload(b' {"a\\"<":[1,-2.5e3,{}],"b":true}\n') == (
         '{\n  <span class="j-key">"a\\"&lt;"</span>: [\n    <span class="j-number">1</span>,\n'

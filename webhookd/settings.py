@@ -211,11 +211,15 @@ def read_secret_file(path: Path, key: str) -> bytes:
 
 
 def closest(word: str, known: Iterable[str], alike: int = 0) -> str:
-    """Return `; did you mean ...?` with the nearest of `known` (all of which begin with `alike` same characters)."""
+    """Return `; did you mean ...?` with the nearest of `known`, all of which begin with `alike` same characters.
+
+    Upper and lower case are alike; the empty string where none is near.
+    """
     from difflib import get_close_matches  # noqa: PLC0415 - only a mistake needs it
 
-    near = get_close_matches(word[alike:], [name[alike:] for name in known], n=1, cutoff=0.7)
-    return f"; did you mean {word[:alike]}{near[0]}?" if near else ""
+    names = {name[alike:].lower(): name[alike:] for name in known}
+    near = get_close_matches(word[alike:].lower(), names, n=1, cutoff=0.7)
+    return f"; did you mean {word[:alike]}{names[near[0]]}?" if near else ""
 
 
 Given = tuple[Key, object, str]

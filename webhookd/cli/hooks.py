@@ -13,6 +13,7 @@ from webhookd.cli.config_api import ConfigApi
 from webhookd.cli.deliveries import deliveries
 from webhookd.cli.hooks_export import export_hooks
 from webhookd.cli.hooks_import import import_hooks
+from webhookd.cli.options import Family
 from webhookd.cli.output import json_option, moment, printable, say, show, show_json, show_table
 from webhookd.cli.secrets import given_secret, secret_options
 from webhookd.errors import ConfigurationError
@@ -37,7 +38,7 @@ ROTATED = {"previousHookUrl": "previous URL", "previousUntil": "valid until"}
 """The same of a hook whose token was replaced, as long as the old one is valid."""
 
 
-@click.group(short_help="Create, list, show, rotate, delete, export and import hooks.")
+@click.group(cls=Family, short_help="Create, list, show, rotate, delete, export and import hooks.")
 def hooks() -> None:
     """Create, list, show and delete the hooks of a tenant, and rotate their tokens, through the config API.
 

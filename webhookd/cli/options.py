@@ -29,6 +29,20 @@ SECTIONS = {
 """Above which setting `--help` puts which heading."""
 
 
+class Family(click.Group):
+    """A command with commands below it, each of which is listed with the whole first sentence of its help."""
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, _first_sentence(self.commands[name])) for name in self.list_commands(ctx)])
+
+
+def _first_sentence(command: click.Command) -> str:
+    first = " ".join((command.help or "").partition("\n\n")[0].split())
+    return first.partition(". ")[0].removesuffix(".") + "."
+
+
 class SettingOption(click.Option):
     """The flag of one setting."""
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from webhookd.cli.completing import datasource_names
-from webhookd.cli.options import setting_options, settings_of
+from webhookd.cli.options import Family, setting_options, settings_of
 from webhookd.cli.output import Failure, json_option, printable, show, show_json, show_table
 from webhookd.settings import closest
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 GENERIC = "generic"
 
 
-@click.group(short_help="List and show the datasources that plugins bring.")
+@click.group(cls=Family, short_help="List and show the datasources that plugins bring.")
 def plugins() -> None:
     """List and show the datasources that plugins bring: those installed, and those in plugins_dir.
 

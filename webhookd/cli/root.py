@@ -18,7 +18,7 @@ COMMANDS = {
     "serve": ("serve", "Run the daemon."),
     "dev": ("dev", "Run a daemon to try things out: with a key, a bearer token and a hook."),
     "check": ("check", "Check settings, state directory, store, broker, keys and plugins."),
-    "hooks": ("hooks", "Create, list, show, delete, export and import hooks."),
+    "hooks": ("hooks", "Create, list, show, rotate, delete, export and import hooks."),
     "why": ("why", "Say why a delivery was refused, and what to do."),
     "replay": ("replay", "Publish deliveries again that are remembered: refused ones, say, whose fault is mended."),
     "token": ("token", "Mint a bearer token for the config API."),

@@ -12,7 +12,7 @@ import click
 from webhookd.cli.completing import datasource_names, event_names
 from webhookd.cli.config_api import Answer, request
 from webhookd.cli.options import setting_options, settings_of
-from webhookd.cli.output import Failure, json_option, printable, show, show_json
+from webhookd.cli.output import Failure, json_option, printable, say, show, show_json
 from webhookd.cli.secrets import given_secret, secret_options
 from webhookd.settings import closest
 from webhookd.version import __version__
@@ -54,7 +54,10 @@ def send(
     from webhookd import registry  # noqa: PLC0415 - plugins are many imports, and `--help` needs none of them
 
     settings = settings_of(config, flags)
-    source = registry.load(settings.plugins_dir, settings.load_plugins).get(datasource)
+    sources = registry.load(settings.plugins_dir, settings.load_plugins)
+    source = sources.get(datasource)
+    if datasource not in sources.known and (near := closest(datasource, sources.known)):
+        say(f"no plugin is named {datasource}{near} It is sent as any other source sends")
     body = data.read() if data is not None else _sample(source, event)
     headers = {
         "Content-Type": "application/json",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from webhookd.cli.completing import receipts as receipts_known
-from webhookd.cli.options import setting_options, settings_of
+from webhookd.cli.options import Family, setting_options, settings_of
 from webhookd.cli.output import json_option, moment, say, show, show_json, show_table
 from webhookd.forms import durations, show_size
 
@@ -32,7 +32,7 @@ class StateName(click.Choice[str]):
         return super().convert(value.replace("-", " "), param, ctx)
 
 
-@click.group(short_help="Look into the spool, retry and drop what is in it.")
+@click.group(cls=Family, short_help="Look into the spool, retry and drop what is in it.")
 def spool() -> None:
     """Look into the spool, retry and drop what is in it, beside a running daemon or without one.
 

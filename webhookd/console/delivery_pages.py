@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from webhookd.checks import CHECKS
-from webhookd.console import sending, views
+from webhookd.console import forms, sending, views
 from webhookd.console.pages import Page
 from webhookd.errors import NotFound
 from webhookd.model import OUTCOMES, Hook, Record
@@ -56,11 +56,14 @@ class HookPage(Deliveries):
         outcome = outcome if outcome in OUTCOMES else ""
         before = self.get_query_argument("before", "") or None
         shown = self.last(hook, PAGE + 1, outcome=outcome or None, before=before)
+        sources = self.console.service.datasources
+        created = self.get_query_argument("done", "").startswith("created")
         self.render(
             "hook.html",
             hook=hook,
             old=hook.previous(self.console.service.now_ms()),
-            source=self.console.service.datasources.get(hook.datasource),
+            source=sources.get(hook.datasource),
+            likely=forms.likely(hook.datasource, sources.known) if created else "",
             spark=self.spark(hook),
             records=shown[:PAGE],
             more=shown[PAGE - 1].id if len(shown) > PAGE else None,

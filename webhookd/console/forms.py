@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
 
 from webhookd import config
 from webhookd.model import Hook
+from webhookd.settings import closest
 from webhookd.tenant_hooks import TenantHooks
 
 FIELDS = ("datasource", "event", "secret", "tsField", "validation", "onMismatch")
@@ -29,6 +30,11 @@ class HookForm:
     def against(self, errors: Sequence[Mapping[str, str]], general: str = "") -> HookForm:
         """Return the form with what is wrong with it."""
         return HookForm(self.values, {error["field"]: error["message"] for error in errors}, general)
+
+
+def likely(datasource: str, known: Collection[str]) -> str:
+    """Return `; did you mean ...?` where no plugin has this name and one has nearly the same; else the empty string."""
+    return "" if datasource in known else closest(datasource, known)
 
 
 def blank() -> HookForm:

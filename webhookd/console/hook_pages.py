@@ -59,6 +59,7 @@ class HookFormPage(Page):
             form=form,
             hook=hook,
             known=known,
+            likely=forms.likely(form.value("datasource"), known),
             source=self.console.service.datasources.get(hook.datasource if hook else ""),
             described=[self.console.service.datasources.describe(name) for name in known],
             validations=VALIDATIONS,

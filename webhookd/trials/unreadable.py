@@ -103,6 +103,11 @@ UNREADABLE: Mapping[str, Known] = {
         "The body has single quotes where JSON has double ones, as what Python prints of a dict.",
         _WRITE + ": in Python `json.dumps`, not `str`.",
     ),
+    "quotes-missing": Known(
+        "A name in the body stands without its double quotes: mostly a shell has taken them away.",
+        "Have {sender} put names into double quotes. In a shell, put the body into single quotes, or into a file and"
+        " send that (curl `--data-binary @file.json`).",
+    ),
     "cut-off": Known(
         "The body ends in the middle of the JSON.",
         "Have {sender} send all of it: mostly its Content-Length is too small, counted in characters and not in bytes,"
@@ -238,6 +243,7 @@ _BLANKS = re.compile(r"[ \t\r\n,]*")
 _FORM = re.compile(r"[\w.\[\]%+-]{1,100}=")
 _SINGLE_QUOTE = re.compile(r"[\[{][\[{\s]*'")
 _TRAILING_COMMA = re.compile(r",(\s*[\]}])")
+_BARE_NAME = re.compile(r"[\[{][\[{\s]*[A-Za-z_$][\w$-]*\s*:")
 _WIDE = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_BE)
 _GZIP = b"\x1f\x8b"
 
@@ -262,5 +268,6 @@ _SIGNS: Mapping[str, Callable[[_Sent], bool]] = {
     "raw-line-break": lambda sent: _read(sent.text) is None and _read_with_breaks(sent.text) is not None,
     "trailing-comma": lambda sent: _read(_TRAILING_COMMA.sub(r"\1", sent.text)) is not None,
     "single-quotes": _single_quoted,
+    "quotes-missing": lambda sent: _BARE_NAME.match(sent.text) is not None,
     "cut-off": lambda sent: ENDS_EARLY in sent.json,
 }
