@@ -117,8 +117,9 @@ def test_what_a_plugin_raises_is_a_bug_and_not_the_end(plugins):
 
 def test_a_process_that_dies_is_replaced(plugins):
     async def scenario(examiner):
-        with pytest.raises(Unavailable):
+        with pytest.raises(Unavailable) as refused:
             await examiner.examine(hook(), delivery(do="exit"))
+        assert refused.value.check == "json"
         assert await examiner.examine(hook(), delivery())
         os.kill(examiner._process.pid, signal.SIGKILL)
         assert await examiner.examine(hook(), delivery())
@@ -137,8 +138,9 @@ def test_a_check_that_takes_too_long_is_a_fault_of_the_body_where_a_schema_is_as
         assert "longer than" in caught.value.errors[0]["message"]
         reported = await examiner.examine(hook(validation="report"), delivery(do="sleep"))
         assert "longer than" in reported.faults[0].message
-        with pytest.raises(Unavailable):
+        with pytest.raises(Unavailable) as refused:
             await examiner.examine(hook(), delivery(do="sleep"))
+        assert refused.value.check == "json"
         assert time.monotonic() - started < 20
         assert await examiner.examine(hook(), delivery())
 

@@ -6,19 +6,29 @@ import hmac
 import json
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 import msgspec
 import pytest
 
-from webhookd import Datasource, EventType, Unsigned
+from webhookd import Datasource, EventType, Unsigned, examiner, inflating
+from webhookd.body import check_content_type, check_json, content_encoding, inflate
 from webhookd.checks import CHECKS, Case
-from webhookd.errors import Rejected
+from webhookd.errors import (
+    BodyTooLarge,
+    EventMismatch,
+    MethodNotAllowed,
+    Rejected,
+    SchemaMismatch,
+    Stopping,
+    Unavailable,
+)
 from webhookd.explain import Explanation, explain
 from webhookd.explainer import Explainer
 from webhookd.hooks import HookTable
+from webhookd.limits import Budget
 from webhookd.model import Hook, Record, Secret
 from webhookd.records import Records
 from webhookd.registry import load
@@ -37,6 +47,9 @@ BODY = b'{"ref": 1}'
 def every_refusal(above: type[Rejected] = Rejected) -> set[type[Rejected]]:
     mine = {one for one in above.__subclasses__() if one.__module__ == "webhookd.errors"}
     return mine.union(*(every_refusal(one) for one in mine))
+
+
+CHECK_OF = {one.reason: one.check for one in every_refusal()}
 
 
 def signed(body: bytes, secret: str = SECRET) -> dict[str, str]:
@@ -77,7 +90,7 @@ def case(
         duration=0.0,
         headers=headers,
         has_body=body is not None,
-        **(record or {}),
+        **{"check": CHECK_OF.get(reason), **(record or {})},
     )
     return Case(ended, body, hook, source or REGISTRY.get("github"), SCHEMAS, max_body)
 
@@ -88,33 +101,69 @@ def states(explanation: Explanation) -> dict[str, str]:
 
 # --- the checks ------------------------------------------------------------------------------------------------------
 
+
+def raised(call: Callable[[], object]) -> Rejected:
+    with pytest.raises(Rejected) as caught:
+        call()
+    return caught.value
+
+
+def over(deliveries: int, size: int, share: float, *, inflated: bool = False) -> Rejected:
+    """Return what a budget of so much says to a tenant that wants all of it and one byte more."""
+    budget = Budget(deliveries, size, lambda: share)
+    ticket = budget.admit("42")
+    if not inflated:
+        return raised(lambda: ticket.grow(size + 1))
+    zipped = gzip.compress(b" " * (size + 1))
+    return raised(lambda: asyncio.run(inflating.inflated(zipped, "gzip", 2 * size, ticket)))
+
+
+HOOK = case(None).hook
+
+
+def malformed() -> examiner.Verdict:
+    """Return what an examiner process says of a body that is no JSON."""
+    job = examiner.Job(HOOK, dict(JSON), NOW, 1)
+    return examiner._judged(REGISTRY.get("github"), SCHEMAS, job, b"{")
+
+
+ZIPPED = gzip.compress(BODY)
 PLACES = [
-    ("stopping", "webhookd is about to stop; send it again", "load"),
-    ("overloaded", "as many deliveries are in work as may be; send it again", "load"),
-    ("tenant_share", "this tenant has as many bytes in work as its share allows; send it again", "load"),
-    ("method", "GET was sent; allowed here: POST, HEAD", "method"),
-    ("too_large", "the body is over 1000 bytes", "size"),
-    ("content_type", "the Content-Type names no JSON: send application/json", "content_type"),
-    ("content_encoding", "the Content-Encoding is not supported", "content_encoding"),
-    ("signature", "X-Hub-Signature-256 is missing", "signature"),
-    ("malformed", "the body is not a valid gzip stream", "inflate"),
-    ("malformed", "something follows the end of the deflate stream", "inflate"),
-    ("malformed", "the gzip stream ends early", "inflate"),
-    ("too_large", "the inflated body is over 1000 bytes", "inflate"),
-    ("malformed", "the body is not JSON: trailing characters", "json"),
-    ("unavailable", "the body cannot be checked now; send it again", "json"),
-    ("unavailable", "the check takes longer than 1.5 s", "json"),
-    ("unavailable", "too many large bodies are waiting to be checked; send it again", "json"),
-    ("event_mismatch", "this hook is for the event push, and takes no other", "event"),
-    ("schema", "the body does not fit the schema of github push", "schema"),
-    ("unavailable", "the message cannot be kept now; send it again", "publish"),
-    ("tenant_share", "this tenant has as much in the spool as its share allows", "publish"),
+    (Stopping("told in any words"), "load"),
+    (raised(lambda: Budget(0, 1, lambda: 1.0).admit("42")), "load"),
+    (raised(lambda: Budget(1, 0, lambda: 1.0).admit("42", 1)), "load"),
+    (over(2, 100, 0.5), "load"),
+    (over(2, 100, 0.5, inflated=True), "inflate"),
+    (over(2, 100, 2.0), "load"),
+    (over(2, 100, 2.0, inflated=True), "inflate"),
+    (MethodNotAllowed(("POST",)), "method"),
+    (BodyTooLarge("told in any words"), "size"),
+    (raised(lambda: asyncio.run(inflating.inflated(gzip.compress(BODY), "gzip", 1, None))), "inflate"),
+    (raised(lambda: check_content_type("text/plain")), "content_type"),
+    (raised(lambda: content_encoding("br")), "content_encoding"),
+    (Unsigned("told in any words"), "signature"),
+    (raised(lambda: list(inflate(b"no stream", "gzip"))), "inflate"),
+    (raised(lambda: list(inflate(ZIPPED + b"more", "gzip"))), "inflate"),
+    (raised(lambda: list(inflate(ZIPPED[:-5], "gzip"))), "inflate"),
+    (raised(lambda: check_json(b"{} and a stream")), "json"),
+    (raised(lambda: check_json(b"1")), "json"),
+    (raised(lambda: examiner._settled(examiner._out_of("told in any words", HOOK), HOOK)), "json"),
+    (raised(lambda: examiner._settled(malformed(), HOOK)), "json"),
+    (EventMismatch("told in any words"), "event"),
+    (SchemaMismatch("told in any words", ()), "schema"),
+    (Unavailable("told in any words"), "publish"),
 ]
+"""Refusals as they are raised, and the check that each is of; some of a kind are of another than the others."""
 
 
-@pytest.mark.parametrize(("reason", "detail", "failed"), PLACES)
-def test_checks_are_passed_up_to_the_one_that_failed(reason: str, detail: str, failed: str) -> None:
-    explanation = explain(case(reason, detail=detail), NOW)
+def refused_by(error: Rejected, **given: Any) -> Case:
+    record = {**given.pop("record", {}), "check": error.check}
+    return case(error.reason, detail=error.detail, record=record, **given)
+
+
+@pytest.mark.parametrize(("error", "failed"), PLACES)
+def test_checks_are_passed_up_to_the_one_that_failed(error: Rejected, failed: str) -> None:
+    explanation = explain(refused_by(error), NOW)
     names = list(CHECKS)
     place = names.index(failed)
     assert explanation.failed == failed
@@ -127,8 +176,16 @@ def test_checks_are_passed_up_to_the_one_that_failed(reason: str, detail: str, f
 
 def test_every_refusal_that_leaves_a_record_has_its_place() -> None:
     nowhere = {"unknown_hook", "hooks_not_current"}  # there is no hook, so there is no record
-    of_senders = {one.reason for one in every_refusal()} - (CONFIG_API - {"method"}) - nowhere
-    assert {reason for reason, _, _ in PLACES} == of_senders
+    of_senders = {one for one in every_refusal() if one.reason not in CONFIG_API - {"method"}}
+    assert {one.check for one in of_senders} <= CHECKS.keys()
+    assert {error.reason for error, _ in PLACES} == {one.reason for one in of_senders} - nowhere
+
+
+def test_no_word_of_the_detail_says_which_check_it_was() -> None:
+    misleading = "an inflated stream of the spool cannot be checked"
+    for error, failed in PLACES:
+        record = {"check": error.check}
+        assert explain(case(error.reason, detail=misleading, record=record), NOW).failed == failed
 
 
 def test_an_accepted_delivery_passed_everything() -> None:
@@ -208,7 +265,8 @@ def test_a_bug_is_looked_for_again(where: str, failed: str | None, body: bytes |
 
 
 def test_a_refusal_of_a_later_version_is_told_in_its_own_words() -> None:
-    explanation = explain(case("moon_phase", detail="the moon is wrong", headers={}), NOW)
+    given = case("moon_phase", detail="the moon is wrong", headers={}, record={"check": "moon"})
+    explanation = explain(given, NOW)
     assert (explanation.failed, explanation.problem) == (None, "the moon is wrong")
     assert explanation.remedy == "Have it sent again."
     assert states(explanation)["publish"] == "unknown"
@@ -226,9 +284,9 @@ def test_every_refusal_has_a_remedy() -> None:
             assert "{" not in text
 
 
-@pytest.mark.parametrize(("reason", "detail", "failed"), PLACES)
-def test_a_refusal_is_told_with_its_facts(reason: str, detail: str, failed: str) -> None:
-    explanation = explain(case(reason, detail=detail, headers={}, record={"provider_event": "issues"}), NOW)
+@pytest.mark.parametrize(("error", "failed"), PLACES)
+def test_a_refusal_is_told_with_its_facts(error: Rejected, failed: str) -> None:
+    explanation = explain(refused_by(error, headers={}, record={"provider_event": "issues"}), NOW)
     assert explanation.problem
     assert explanation.remedy
     assert "{" not in explanation.problem + explanation.remedy
@@ -428,9 +486,9 @@ def test_the_page_lists_every_refusal_with_its_remedy() -> None:
 def test_the_page_lists_what_is_said_instead() -> None:
     (rows,) = tables(PAGE, "| reason | check | what to do instead |")
     assert rows == [[f"`{reason}`", f"`{check}`", general(text)] for (reason, check), text in PARTICULAR.items()]
-    for reason, detail, failed in PLACES:
-        said = explain(case(reason, detail=detail), NOW).remedy or ""
-        instead = PARTICULAR.get((reason, failed))
+    for error, failed in PLACES:
+        said = explain(refused_by(error), NOW).remedy or ""
+        instead = PARTICULAR.get((error.reason, failed))
         assert instead is None or said.startswith(instead.format(sender="GitHub"))
 
 

@@ -11,6 +11,7 @@ from webhookd.http1_head import Fields
 from webhookd.ingest import MAX_SENDER_WORD
 from webhookd.model import Event, Hook, Message, Record
 from webhookd.ports import Deleted, Snapshot
+from webhookd.record_view import shown
 from webhookd.records import Records, shown_headers
 from webhookd.registry import load
 
@@ -58,7 +59,7 @@ def accept(records: Records, hook: Hook, number: int, body: bytes | None = b"{}"
 def refuse(records: Records, hook: Hook | tuple[str, str], body: bytes | None = b"{}", headers=None) -> None:
     begun = records.begun(hook)
     if begun is not None:
-        why = ("signature", 401, "it is wrong")
+        why = ("signature", 401, "it is wrong", "signature")
         records.refused(begun, headers or {"x-github-delivery": "abc"}, body, 2, 0.001, why)
 
 
@@ -73,6 +74,7 @@ def test_an_accepted_delivery():
         "reason": None,
         "status": 204,
         "detail": None,
+        "check": None,
         "size": 2,
         "duration": 0.001,
         "delivery_id": "guid-7",
@@ -101,6 +103,8 @@ def test_a_refused_delivery_keeps_its_body_and_what_its_sender_calls_it():
         *("refused", "signature", 401, "it is wrong"),
     )
     assert (record.delivery_id, record.provider_event, record.has_body) == ("guid", "push", True)
+    assert record.check == "signature"
+    assert "check" not in shown(record, ())
     assert records.body(a_hook().token, record.id) == b"[1]"
 
 

@@ -154,6 +154,28 @@ def test_a_share_of_what_is_in_work_is_explained(tmp_path: Path) -> None:
             connection.close()
 
 
+def test_a_share_that_is_reached_by_inflating_is_explained(tmp_path: Path) -> None:
+    with Daemon(tmp_path, max_in_flight_bytes="200KiB", tenant_share="0.5") as daemon:
+        hook, _ = daemon.hook("github", "push", secret=SECRET), daemon.hook(tenant=7)
+        assert daemon.deliver(hook, ZIPPED, signed(ZIPPED, **{"Content-Encoding": "gzip"})).status == 503
+        explanation = last(daemon, hook)
+        assert explanation["failed"] == "inflate"
+        assert "as its share allows" in check_of(explanation, "inflate")["detail"]
+        assert [check_of(explanation, name)["state"] for name in ("load", "signature")] == ["passed", "passed"]
+        assert "`tenant_share`" in explanation["remedy"]
+
+
+def test_a_check_that_takes_too_long_is_explained(tmp_path: Path) -> None:
+    (tmp_path / "plugins").mkdir()
+    slow = PLUGIN.replace('raise KeyError("canary-value")', "__import__('time').sleep(60 if delivery.body else 0)")
+    (tmp_path / "plugins" / "odd.py").write_text(slow)
+    with Daemon(tmp_path, plugins_dir=str(tmp_path / "plugins"), publish_timeout="500ms") as daemon:
+        hook = daemon.hook("odd", "x")
+        assert daemon.deliver(hook, b'["' + b"x" * 1_100_000 + b'"]').status == 503
+        explanation = last(daemon, hook)
+        assert (explanation["failed"], check_of(explanation, "publish")["state"]) == ("json", "not reached")
+
+
 def test_a_share_of_the_spool_and_a_full_spool_are_explained(tmp_path: Path) -> None:
     body = b'["' + b"x" * 50_000 + b'"]'
     with Daemon(tmp_path, spool_max_bytes="4MiB", tenant_share="0.3") as daemon:

@@ -90,7 +90,7 @@ def inflate(data: bytes, encoding: Encoding) -> Iterator[bytes]:
             try:
                 out = stream.decompress(pending, INFLATE_STEP)
             except zlib.error:
-                raise Malformed(f"the body is not a valid {encoding} stream") from None
+                raise Malformed(f"the body is not a valid {encoding} stream", check="inflate") from None
             if out:
                 yield out
             pending = stream.unconsumed_tail
@@ -98,9 +98,9 @@ def inflate(data: bytes, encoding: Encoding) -> Iterator[bytes]:
                 break
         if stream.eof:
             if stream.unused_data or start + INFLATE_STEP < len(view):
-                raise Malformed(f"something follows the end of the {encoding} stream")
+                raise Malformed(f"something follows the end of the {encoding} stream", check="inflate")
             return
-    raise Malformed(f"the {encoding} stream ends early")
+    raise Malformed(f"the {encoding} stream ends early", check="inflate")
 
 
 def _window_bits(data: bytes, encoding: Encoding) -> int:

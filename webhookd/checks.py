@@ -38,31 +38,6 @@ MAX_INFLATED = 256 * 1024
 MAX_WORD = 100
 """How many characters of a sender's word are shown."""
 
-_FAILED: Mapping[str, str] = {
-    "method": "method",
-    "unknown_hook": "hook",
-    "hooks_not_current": "hook",
-    "stopping": "load",
-    "overloaded": "load",
-    "tenant_share": "load",
-    "too_large": "size",
-    "content_type": "content_type",
-    "malformed": "json",
-    "content_encoding": "content_encoding",
-    "signature": "signature",
-    "event_mismatch": "event",
-    "schema": "schema",
-    "unavailable": "publish",
-}
-"""The check that a refusal comes from, by its reason."""
-_FAILED_LATER = (
-    ("too_large", "inflated", "inflate"),
-    ("malformed", "stream", "inflate"),
-    ("tenant_share", "spool", "publish"),
-    ("unavailable", "check", "json"),
-)
-"""Refusals that more than one check makes: the reason, a word that the detail has then, and the check that it was."""
-
 
 class Check(msgspec.Struct, frozen=True, omit_defaults=True):
     """One check of a delivery, and how it ended."""
@@ -118,10 +93,7 @@ def failed_check(case: Case) -> str | None:
         return None
     if record.reason == BUG:
         return _faulty_check(case)
-    for reason, word, check in _FAILED_LATER:
-        if record.reason == reason and word in (record.detail or ""):
-            return check
-    return _FAILED.get(record.reason)
+    return record.check if record.check in CHECKS else None
 
 
 def _faulty_check(case: Case) -> str | None:

@@ -16,11 +16,18 @@ class Rejected(Exception):
     reason: ClassVar[str]
     """The word for it in metrics and logs."""
     headers: ClassVar[Mapping[str, str]] = {}
+    check: str | None = None
+    """The check of a delivery that refuses so (`webhookd.checks`); None where no delivery is refused so.
 
-    def __init__(self, detail: str, errors: Sequence[Mapping[str, str]] = ()) -> None:
+    Where that is another than the class says, `check` is given.
+    """
+
+    def __init__(self, detail: str, errors: Sequence[Mapping[str, str]] = (), *, check: str | None = None) -> None:
         super().__init__(detail)
         self.detail = detail
         self.errors = list(errors)
+        if check is not None:
+            self.check = check
 
 
 # --- what a sender can be told -------------------------------------------------------------------------------------
@@ -32,6 +39,7 @@ class UnknownHook(Rejected):
     status = 404
     title = "No such hook"
     reason = "unknown_hook"
+    check = "hook"
 
 
 class BodyTooLarge(Rejected):
@@ -40,6 +48,7 @@ class BodyTooLarge(Rejected):
     status = 413
     title = "Body too large"
     reason = "too_large"
+    check = "size"
 
 
 class UnsupportedContentType(Rejected):
@@ -48,6 +57,7 @@ class UnsupportedContentType(Rejected):
     status = 415
     title = "Content-Type is not JSON"
     reason = "content_type"
+    check = "content_type"
 
 
 class UnsupportedContentEncoding(Rejected):
@@ -56,6 +66,7 @@ class UnsupportedContentEncoding(Rejected):
     status = 415
     title = "Unsupported Content-Encoding"
     reason = "content_encoding"
+    check = "content_encoding"
 
 
 class Unsigned(Rejected):
@@ -64,6 +75,7 @@ class Unsigned(Rejected):
     status = 401
     title = "No valid signature"
     reason = "signature"
+    check = "signature"
     headers: ClassVar[Mapping[str, str]] = {"WWW-Authenticate": "Signature"}
 
 
@@ -73,6 +85,7 @@ class Malformed(Rejected):
     status = 400
     title = "Malformed body"
     reason = "malformed"
+    check = "json"
 
 
 class SchemaMismatch(Rejected):
@@ -81,6 +94,7 @@ class SchemaMismatch(Rejected):
     status = 422
     title = "Body does not fit the schema"
     reason = "schema"
+    check = "schema"
 
     def __init__(self, detail: str, faults: Sequence[Fault]) -> None:
         super().__init__(detail, [{"pointer": f.pointer, "message": f.message} for f in faults])
@@ -92,6 +106,7 @@ class EventMismatch(Rejected):
     status = 422
     title = "Another event than the hook's"
     reason = "event_mismatch"
+    check = "event"
 
 
 class Overloaded(Rejected):
@@ -100,6 +115,7 @@ class Overloaded(Rejected):
     status = 503
     title = "Overloaded"
     reason = "overloaded"
+    check = "load"
     headers: ClassVar[Mapping[str, str]] = {"Retry-After": "1"}
 
 
@@ -116,6 +132,7 @@ class Unavailable(Rejected):
     status = 503
     title = "Cannot be taken now"
     reason = "unavailable"
+    check = "publish"
     headers: ClassVar[Mapping[str, str]] = {"Retry-After": "5"}
 
 
@@ -125,6 +142,7 @@ class HooksNotCurrent(Rejected):
     status = 503
     title = "Hooks not current"
     reason = "hooks_not_current"
+    check = "hook"
     headers: ClassVar[Mapping[str, str]] = {"Retry-After": "5"}
 
 
@@ -134,6 +152,7 @@ class Stopping(Rejected):
     status = 503
     title = "Stopping"
     reason = "stopping"
+    check = "load"
     headers: ClassVar[Mapping[str, str]] = {"Retry-After": "2"}
 
 
@@ -187,6 +206,7 @@ class MethodNotAllowed(Rejected):
     status = 405
     title = "Method not allowed"
     reason = "method"
+    check = "method"
 
     def __init__(self, allow: Sequence[str], sent: str = "") -> None:
         came = f"{sent[:20]} was sent; " if sent else ""

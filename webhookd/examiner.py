@@ -68,11 +68,12 @@ class Job(msgspec.Struct, frozen=True):
 
 
 class Verdict(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What came of a job: an event, a rejection (its class, detail and errors), or the traceback of a plugin's bug."""
+    """What came of a job: an event, a rejection (its class and what it says), or the traceback of a plugin's bug."""
 
     event: Event | None = None
     rejection: str | None = None
     detail: str = ""
+    check: str | None = None
     faults: tuple[Fault, ...] = ()
     bug: str | None = None
 
@@ -106,7 +107,7 @@ class Examiner:
                 waiting.reschedule(None)
                 return await self._examine(hook, verified)
         except TimeoutError:
-            raise Unavailable("too many large bodies are waiting to be checked; send it again") from None
+            raise Unavailable("too many large bodies are waiting to be checked; send it again", check="json") from None
         finally:
             if not turns.locked():
                 self._turns.pop(hook.tenant, None)
@@ -132,7 +133,7 @@ class Examiner:
         except (OSError, EOFError) as error:
             await self.close()
             log.warning("the examiner process failed", error=str(error) or type(error).__name__)
-            raise Unavailable("the body cannot be checked now; send it again") from None
+            raise Unavailable("the body cannot be checked now; send it again", check="json") from None
         return _settled(verdict, hook)
 
     async def _ask(self, job: Job, body: bytes) -> Verdict:
@@ -178,7 +179,7 @@ class Examiner:
 def _out_of(message: str, hook: Hook) -> Verdict:
     """Return the verdict on a body that asks for more than a check may use."""
     if hook.validation == "off":
-        return Verdict(rejection="Unavailable", detail=message)
+        return Verdict(rejection="Unavailable", detail=message, check="json")
     fault = Fault("", message)
     if hook.validation == "enforce":
         return Verdict(rejection="SchemaMismatch", detail="the body cannot be checked", faults=(fault,))
@@ -192,7 +193,7 @@ def _settled(verdict: Verdict, hook: Hook) -> Event:
         raise PluginError(f"in the datasource {hook.datasource}:\n{verdict.bug}")
     if verdict.rejection == "SchemaMismatch":
         raise SchemaMismatch(verdict.detail, verdict.faults)
-    raise _REJECTIONS[verdict.rejection or "Unavailable"](verdict.detail)
+    raise _REJECTIONS[verdict.rejection or "Unavailable"](verdict.detail, check=verdict.check)
 
 
 # --- the other side ------------------------------------------------------------------------------------------------
@@ -244,7 +245,7 @@ def _judged(source: Datasource, schemas: SchemaCheck, job: Job, body: bytes) -> 
         faults = tuple(Fault(fault["pointer"], fault["message"]) for fault in error.errors)
         return Verdict(rejection="SchemaMismatch", detail=error.detail, faults=faults)
     except Rejected as error:
-        return Verdict(rejection=type(error).__name__, detail=error.detail)
+        return Verdict(rejection=type(error).__name__, detail=error.detail, check=error.check)
     except MemoryError:
         return _out_of(f"the check takes more than {MEMORY_LIMIT // 1024**2} MiB of memory", job.hook)
     except (Exception, SystemExit):  # noqa: BLE001 - the outermost edge: the daemon logs it as the bug that it is

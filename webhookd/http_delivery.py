@@ -225,13 +225,14 @@ class DeliveryWork:
             case Rejected():
                 self._refuse(error)
             case ShareExceeded():
-                self._refuse(TenantOverShare("this tenant has as much in the spool as its share allows"), str(error))
+                refusal = TenantOverShare("this tenant has as much in the spool as its share allows", check="publish")
+                self._refuse(refusal, str(error))
             case Unpublished():
                 self._refuse(Unavailable("the message cannot be kept now; send it again"), str(error))
             case _:
                 log.error("a delivery failed by a bug", exc_info=error, **self._facts(self._hook))
                 self._intake.metrics.refused("bug")
-                self._answer_refused("bug", None, *bug())
+                self._answer_refused("bug", None, None, *bug())
 
     def _refuse(self, error: Rejected, cause: str | None = None) -> None:
         intake = self._intake
@@ -239,15 +240,15 @@ class DeliveryWork:
         if intake.log_refused:
             facts = self._facts(self._hook) | ({} if cause is None else {"cause": cause})
             intake.refusals.line(reason=error.reason, status=error.status, detail=error.detail, **facts)
-        self._answer_refused(error.reason, error.detail, *problem(error))
+        self._answer_refused(error.reason, error.check, error.detail, *problem(error))
 
-    def _answer_refused(self, reason: str, detail: str | None, status: int, *answer: Any) -> None:
+    def _answer_refused(self, reason: str, check: str | None, detail: str | None, status: int, *answer: Any) -> None:
         self._answers.reply(status, *answer)
         if (records := self._intake.records) is not None:
-            self._keep_record(records, (reason, status, detail))
+            self._keep_record(records, (reason, status, detail, check))
         self._leave()
 
-    def _keep_record(self, records: Records, why: tuple[str, int, str | None]) -> None:
+    def _keep_record(self, records: Records, why: tuple[str, int, str | None, str | None]) -> None:
         """Note the refused delivery, once all of its body is here, if that may be kept."""
         begun = records.begun(self._hook or (self._api_token, self._token))
         if begun is None:

@@ -6,7 +6,7 @@ import asyncio
 import io
 
 from webhookd.body import Encoding, inflate
-from webhookd.errors import BodyTooLarge
+from webhookd.errors import BodyTooLarge, Overloaded
 from webhookd.limits import Ticket
 
 
@@ -19,11 +19,19 @@ async def inflated(data: bytes, encoding: Encoding, most: int, ticket: Ticket | 
     step = next(steps, None)  # one step costs as much as a small delivery; only what has more to come is worth a thread
     while step is not None:
         if buffer.tell() + len(step) > most:
-            raise BodyTooLarge(f"the inflated body is over {most} bytes")
+            raise BodyTooLarge(f"the inflated body is over {most} bytes", check="inflate")
         if ticket is not None:
-            ticket.grow(len(step))
+            _hold(ticket, len(step))
         buffer.write(step)
         step = await asyncio.to_thread(next, steps, None)
     if ticket is not None:
         ticket.shrink(len(data))
     return buffer.getvalue()
+
+
+def _hold(ticket: Ticket, size: int) -> None:
+    try:
+        ticket.grow(size)
+    except Overloaded as error:
+        error.check = "inflate"  # the checks before it are passed
+        raise

@@ -184,6 +184,7 @@ class Record(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=
     the body as received, `duration` in seconds, `status` what was answered. `reason` is the refusal's own word, or why
     an ignored delivery was (`handshake`, `mismatch`); `detail` what a refused sender was told. `headers` has lower-case
     names and is as received, signatures and secrets included: whoever shows it leaves those out (`shown_headers`).
+    `check` is the check that refused it (`webhookd.checks`), None where none did or that is not known.
     `replay_of` is the id of the record that was replayed. `has_body` says that the body was kept.
     """
 
@@ -193,6 +194,7 @@ class Record(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=
     reason: str | None = None
     status: int
     detail: str | None = None
+    check: str | None = None
     size: int
     duration: float
     delivery_id: str | None = None

@@ -13,11 +13,11 @@ from webhookd.http1_head import Fields
 from webhookd.ingest import MAX_SENDER_WORD, Datasources
 from webhookd.model import Delivery, HeaderValue, Hook, Outcome, Record, Verified
 
-Ended = tuple[Outcome, str | None, int, str | None]
-"""How a delivery ended: outcome, reason, status, detail."""
+Ended = tuple[Outcome, str | None, int, str | None, str | None]
+"""How a delivery ended: outcome, reason, status, detail, and the check that refused it."""
 ANSWERED = int(HTTPStatus.NO_CONTENT)
 """What the sender of an accepted or ignored delivery is told."""
-ACCEPTED: Ended = ("accepted", None, ANSWERED, None)
+ACCEPTED: Ended = ("accepted", None, ANSWERED, None, None)
 Headers = bytes | Mapping[str, str]
 """Header fields, or the head that they are of (`Fields.block`)."""
 Said = HeaderValue | None
@@ -165,7 +165,8 @@ def _weight(headers: Headers) -> int:
 
 
 def _made(noted: Noted, datasources: Datasources) -> Record:
-    hook, id_, received_at, (outcome, reason, status, detail), size, duration, named, event, head, body, _ = noted
+    hook, id_, received_at, ended, size, duration, named, event, head, body, _ = noted
+    outcome, reason, status, detail, check = ended
     headers = dict(Fields.of(head) if isinstance(head, bytes) else head)
     if outcome == "refused":
         source, delivery = datasources.get(hook.datasource), Delivery(headers, body or b"", received_at, hook.hook_url)
@@ -177,6 +178,7 @@ def _made(noted: Noted, datasources: Datasources) -> Record:
         reason=reason,
         status=status,
         detail=detail,
+        check=check,
         size=size,
         duration=duration,
         delivery_id=_word(named),

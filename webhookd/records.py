@@ -85,7 +85,7 @@ class Records:
     def ignored(self, hook: Hook, headers: Mapping[str, str], size: int, started: float, event: Event) -> None:
         """Note a delivery that is answered 204 without being published; `started` is of `time.perf_counter`."""
         seconds = time.perf_counter() - started
-        ended: Ended = ("ignored", event.ignored, ANSWERED, None)
+        ended: Ended = ("ignored", event.ignored, ANSWERED, None, None)
         self._note((hook, *_now(), ended, size, seconds, event.id, event.type, head_of(headers), None, None))
 
     def begun(self, hook: Hook | tuple[str, str]) -> Begun | None:
@@ -104,14 +104,14 @@ class Records:
         body: bytes | None,
         size: int,
         seconds: float,
-        why: tuple[str, int, str | None],
+        why: tuple[str, int, str | None, str | None],
     ) -> None:
-        """Note a refused delivery, and `why` (reason, status, detail); it took `seconds` to be answered."""
+        """Note a refused delivery, and `why` (reason, status, detail, check); it took `seconds` to be answered."""
         self._note((*begun, ("refused", *why), size, seconds, None, None, head_of(headers), body, None))
 
     def replayed(self, hook: Hook, record: Record, body: bytes | None) -> None:
         """Note a replay, whose `record` is made already."""
-        ended: Ended = (record.outcome, record.reason, record.status, record.detail)
+        ended: Ended = (record.outcome, record.reason, record.status, record.detail, record.check)
         size, seconds = record.size, record.duration
         self._note((hook, record.id, record.received_at, ended, size, seconds, None, None, {}, body, record))
 

@@ -129,7 +129,7 @@ class Replayer:
         """Put a delivery with its body through everything once more, and note what became of it."""
         started, now_ms = time.perf_counter(), time.time_ns() // 1_000_000
         id_, ended, event = await self._judged(hook, record, body, now_ms)
-        outcome, reason, status, detail = ended
+        outcome, reason, status, detail, check = ended
         replay = msgspec.structs.replace(
             record,
             id=id_,
@@ -138,6 +138,7 @@ class Replayer:
             reason=reason,
             status=status,
             detail=detail,
+            check=check,
             size=len(body.data),
             duration=time.perf_counter() - started,
             delivery_id=record.delivery_id if event is None else event.id,
@@ -185,7 +186,7 @@ class Replayer:
             verified = await self._verified(hook, record, body, now_ms, ticket)
             event = await self._examined(hook, verified)
             if event.ignored is not None:
-                return receipt, ("ignored", event.ignored, ANSWERED, None), event
+                return receipt, ("ignored", event.ignored, ANSWERED, None, None), event
             message = intake.ingest.compose(hook, event, verified, receipt)
             message.headers[REPLAY_OF] = record.id
             await intake.publisher.publish(message)
@@ -235,7 +236,7 @@ def _refused(error: BaseException, hook: Hook, record: Record) -> Ended:
         case Rejected():
             refusal = error
         case ShareExceeded():
-            refusal = TenantOverShare("this tenant has as much in the spool as its share allows")
+            refusal = TenantOverShare("this tenant has as much in the spool as its share allows", check="publish")
         case Unpublished():
             refusal = Unavailable("the message cannot be kept now; replay it again")
         case _:
@@ -244,5 +245,5 @@ def _refused(error: BaseException, hook: Hook, record: Record) -> Ended:
                 "a delivery failed by a bug", exc_info=error, replay_of=record.id, **{**facts, HOOK_EVENT: hook.event}
             )
             status, *_ = bug()
-            return "refused", BUG, status, None
-    return "refused", refusal.reason, refusal.status, refusal.detail
+            return "refused", BUG, status, None, None
+    return "refused", refusal.reason, refusal.status, refusal.detail, refusal.check
