@@ -50,6 +50,9 @@ def register_datasources():
     return [Odd()]
 """
 
+BEFORE = "http://h/wh/a/before"
+"""The URL of a delivery that came to the one which its hook had before."""
+
 
 @pytest.fixture
 def plugins(tmp_path) -> Plugins:
@@ -63,7 +66,7 @@ def hook(**fields) -> Hook:
 
 
 def delivery(body: bytes = b"{}", **headers: str) -> Verified:
-    return Verified(Delivery(JSON | headers, body, 1))
+    return Verified(Delivery(JSON | headers, body, 1, BEFORE))
 
 
 def run(plugins: Plugins, scenario, time_limit: float = 5.0):
@@ -80,7 +83,7 @@ def run(plugins: Plugins, scenario, time_limit: float = 5.0):
 def test_it_says_what_the_daemon_itself_would_say(plugins):
     async def scenario(examiner):
         event = await examiner.examine(hook(), delivery(event="x"))
-        assert event == Event(type="x", id="http://h/wh/a/t")
+        assert event == Event(type="x", id=BEFORE)
         with pytest.raises(Malformed, match="not JSON"):
             await examiner.examine(hook(), delivery(b"{"))
         with pytest.raises(EventMismatch):
@@ -224,7 +227,7 @@ def test_it_ends_when_it_is_closed_and_when_nobody_waits(plugins):
 def test_a_daemon_that_is_killed_leaves_no_traceback(tmp_path):
     """What the daemon had written of a job, and whom its verdict was for, is gone in the middle."""
     command = [sys.executable, "-m", "webhookd.examiner", '{"plugins_dir":null,"load_plugins":[]}']
-    job = msgspec.msgpack.encode(Job(hook(), JSON, 1, 1000))
+    job = msgspec.msgpack.encode(Job(hook(), JSON, 1, BEFORE, 1000))
     whole = struct.pack(">I", len(job)) + job + b"[" + b" " * 998 + b"]"
     for sent in (whole[:2], whole[:-1], whole):
         pipe = subprocess.PIPE

@@ -29,10 +29,10 @@ from webhookd.explain import Explanation, explain
 from webhookd.explainer import Explainer
 from webhookd.hooks import HookTable
 from webhookd.limits import Budget
-from webhookd.model import Hook, Record, Secret
+from webhookd.model import Hook, Record, Rotation, Secret
 from webhookd.records import Records
 from webhookd.registry import load
-from webhookd.remedies import BUG, CONFIG_API, PARTICULAR, REMEDIES, REPLAY, general
+from webhookd.remedies import BUG, CONFIG_API, ENDED_URL, OLD_URL, PARTICULAR, REMEDIES, REPLAY, general
 from webhookd.schema import Schemas
 from webhookd.trials.diagnoses import DIAGNOSES, GENERAL_FACTS, capital
 
@@ -123,7 +123,7 @@ HOOK = case(None).hook
 
 def malformed() -> examiner.Verdict:
     """Return what an examiner process says of a body that is no JSON."""
-    job = examiner.Job(HOOK, dict(JSON), NOW, 1)
+    job = examiner.Job(HOOK, dict(JSON), NOW, HOOK.hook_url, 1)
     return examiner._judged(REGISTRY.get("github"), SCHEMAS, job, b"{")
 
 
@@ -387,6 +387,35 @@ def test_faults_of_the_schema_are_listed_and_quote_nothing() -> None:
         assert failed.detail
         assert "/commits: " in failed.detail
         assert "canary" not in repr(explanation)
+
+
+LATER = NOW + 86_400_000
+
+
+@pytest.mark.parametrize(
+    ("token", "rotation", "note", "remedy"),
+    [
+        (None, None, None, None),
+        ("0" * 40, Rotation(first="f" * 40), None, None),
+        ("e" * 40, Rotation(first="f" * 40, previous="e" * 40, until=LATER), "2024-06-02T10:15:05+00:00", OLD_URL),
+        (None, Rotation(first="f" * 40, previous="f" * 40, until=LATER), "2024-06-02T10:15:05+00:00", OLD_URL),
+        ("e" * 40, Rotation(first="f" * 40, previous="e" * 40, until=NOW), "2024-06-01T10:15:05+00:00", ENDED_URL),
+        (None, Rotation(first="f" * 40, previous="e" * 40, until=LATER), "had before", ENDED_URL),
+        ("e" * 40, Rotation(first="f" * 40), "had before", ENDED_URL),
+    ],
+)
+def test_an_older_url_of_the_hook_is_told(
+    token: str | None, rotation: Rotation | None, note: str | None, remedy: str | None
+) -> None:
+    told = explain(case("stopping", record={"token": token}, rotation=rotation), NOW)
+    (detail,) = (check.detail for check in told.checks if check.check == "hook")
+    assert detail is None if note is None else note in (detail or "")
+    words = (remedy or "").format(until="2024-06-02T10:15:05+00:00", sender="GitHub")
+    assert (told.remedy or "").endswith(words or REPLAY)
+    accepted = explain(case(None, outcome="accepted", record={"token": token}, rotation=rotation), NOW)
+    assert [check.detail for check in accepted.checks if check.check == "hook"] == [detail]
+    shown = repr(told)
+    assert not [word for word in ("0" * 40, "e" * 40, "f" * 40) if word in shown]
 
 
 @pytest.mark.parametrize("reason", ["overloaded", "unavailable", "stopping", "tenant_share", "event_mismatch", BUG])

@@ -9,7 +9,7 @@ import pytest
 from webhookd.hooks import HookTable
 from webhookd.http1_head import Fields
 from webhookd.ingest import MAX_SENDER_WORD
-from webhookd.model import Event, Hook, Message, Record
+from webhookd.model import Event, Hook, Message, Record, Rotation
 from webhookd.ports import Deleted, Snapshot
 from webhookd.record_view import shown
 from webhookd.records import Records, shown_headers
@@ -80,11 +80,29 @@ def test_an_accepted_delivery():
         "delivery_id": "guid-7",
         "provider_event": "push",
         "headers": {"content-type": "application/json", "x-twice": "1,2"},
+        "token": None,
         "replay_of": None,
         "has_body": False,
     }
     assert records.get(a_hook().token, record.id) == record
     assert records.body(a_hook().token, record.id) is None
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_the_token_that_a_delivery_came_with_is_known(number):
+    first, before, now = tokens = [letter * 40 for letter in "fed"]
+    records, table = some()
+    hook = msgspec.structs.replace(a_hook(), token=now, rotation=Rotation(first=first, previous=before, until=1 << 60))
+    if number == 0:
+        hook = msgspec.structs.replace(a_hook(), token=first)
+    table.apply(msgspec.structs.replace(hook, revision=2))
+    head = HEAD.replace(b"/x", f"/wh/api/{tokens[number]}?a=/b".encode())
+    accept(records, hook, 1, headers=Fields.of(head))
+    refuse(records, hook, headers=Fields.of(head))
+    for record in records.of(tokens[2] if number else first):
+        assert record.token == (None if number == 0 else tokens[number])
+        assert hook.url_of(record) == f"http://127.0.0.1/wh/api/{tokens[number]}"
+        assert tokens[number] not in repr(record) + repr(shown(record, ()))
 
 
 def test_an_ignored_delivery():

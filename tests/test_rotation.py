@@ -16,6 +16,7 @@ from servers import RabbitMQ
 from test_hooks import hook as a_hook
 from test_http_config import problem
 
+from webhookd import hmac_sha256
 from webhookd.adapters.memory import MemoryStore
 from webhookd.adoption import Adoption
 from webhookd.errors import InvalidInput
@@ -323,6 +324,70 @@ def test_delivery_records_stay_with_the_hook(daemon):
     assert daemon.config("DELETE", f"/wh/config/{third['token']}").status == 204
     again = daemon.hook("github", "push")
     assert daemon.config("GET", f"/wh/config/{again['token']}/deliveries").json["deliveries"] == []
+
+
+SIGNS_ITS_URL = """
+import webhookd
+
+class Odd(webhookd.Datasource):
+    name = "odd"
+    title = "Odd"
+    signs = True
+
+    def verify_signature(self, delivery, secret):
+        expected = webhookd.hmac_sha256(secret, delivery.hook_url.encode(), delivery.body).hex()
+        if not webhookd.same(delivery.headers.get("x-mac", ""), expected):
+            raise webhookd.Unsigned("X-Mac is no signature of this URL and body")
+
+@webhookd.hookimpl
+def register_datasources():
+    return [Odd()]
+"""
+SECRET = "a long secret"
+LARGE = b'["' + b"x" * 1_100_000 + b'"]'
+
+
+def deliver_signed(daemon: Daemon, hook: dict) -> None:
+    """Have two deliveries accepted, and two refused, of a sender that signs the URL that it was given."""
+    for body, signed, status in ((b"{}", b"{}", 204), (LARGE, LARGE, 204), (b"{", b"{", 400), (b"{}", b"[]", 401)):
+        mac = hmac_sha256(SECRET, hook["hookUrl"].encode(), signed).hex()
+        assert daemon.deliver(hook, body, {"X-Mac": mac}).status == status
+
+
+def check_replays(daemon: Daemon, token: str, expected: list[str]) -> None:
+    """Replay and explain all that came; `expected` is said of the URL of each, newest first ("": nothing)."""
+    path = f"/wh/config/{token}/deliveries"
+    listed = daemon.config("GET", f"{path}?limit=200").json["deliveries"]
+    came = [record for record in listed if "replayOf" not in record]
+    for record, said in zip(came, expected, strict=True):
+        replay = daemon.config("POST", f"{path}/{record['id']}/replay", {}).json
+        assert [replay.get(key) for key in ("outcome", "reason")] == [record["outcome"], record.get("reason")]
+        for one in (record, replay):
+            why = daemon.config("GET", f"{path}/{one['id']}/explain").json
+            (check,) = (check for check in why["checks"] if check["check"] == "hook")
+            assert ("detail" in check) is bool(said)
+            assert {found["name"] for found in why["diagnoses"]} <= {"cut-off"}  # of the body, not of the signature
+            if record["outcome"] == "refused":
+                assert why["failed"] == {"signature": "signature", "malformed": "json"}[record["reason"]]
+                assert said in why["remedy"]
+                assert ("It came to" in why["remedy"]) is bool(said)
+
+
+def test_what_came_by_an_older_url_is_explained_and_replayed_as_it_came(tmp_path):
+    (tmp_path / "plugins").mkdir()
+    (tmp_path / "plugins" / "odd.py").write_text(SIGNS_ITS_URL)
+    with Daemon(tmp_path, plugins_dir=str(tmp_path / "plugins")) as daemon:
+        first = daemon.hook("odd", "x", secret=SECRET)
+        deliver_signed(daemon, first)
+        second = rotate(daemon, first["token"]).json
+        deliver_signed(daemon, first)
+        deliver_signed(daemon, second)
+        check_replays(daemon, second["token"], [""] * 4 + ["which works until 20"] * 8)
+        third = rotate(daemon, second["token"], {"immediately": True}).json
+        check_replays(daemon, third["token"], ["that the hook has no more"] * 12)
+        daemon.stop()
+        daemon.start()
+        check_replays(daemon, third["token"], ["that the hook has no more"] * 12)
 
 
 # --- order ------------------------------------------------------------------------------------------------------------

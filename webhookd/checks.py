@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Literal
 
 import msgspec
@@ -62,7 +63,15 @@ class Case:
     def delivery(self) -> Delivery:
         """The delivery as it came."""
         record = self.record
-        return Delivery(record.headers, self.body or b"", record.received_at, self.hook.hook_url)
+        return Delivery(record.headers, self.body or b"", record.received_at, self.hook.url_of(record))
+
+    @property
+    def old_url_until(self) -> int | None:
+        """Until when (ms since the epoch) the URL is valid that it came to; 0: no more; None: it is the hook's own."""
+        token, rotation = self.record.token or self.hook.id, self.hook.rotation
+        if token == self.hook.token or rotation is None:
+            return None
+        return rotation.until if token == rotation.previous else 0
 
 
 def checks_of(case: Case, failed: str | None) -> tuple[Check, ...]:
@@ -126,6 +135,13 @@ def _fault(case: Case) -> str | None:
     return "; ".join(f"{fault.pointer or '/'}: {fault.message}" for fault in faults) or record.detail
 
 
+def _hook_note(case: Case) -> str | None:
+    until = case.old_url_until
+    if until is None:
+        return None
+    return f"one that it had before, valid until {moment(until)}" if until else "one that it had before"
+
+
 def _signature_note(case: Case) -> str | None:
     return None if case.hook.secrets else "the hook has no secret: not asked for"
 
@@ -146,6 +162,7 @@ def _schema_note(case: Case) -> str | None:
 
 
 _NOTES: Mapping[str, Callable[[Case], str | None]] = {
+    "hook": _hook_note,
     "size": lambda case: f"{case.record.size:,} of at most {case.max_body:,} bytes",
     "content_type": lambda case: shown_word(case.record.headers.get("content-type", "")),
     "content_encoding": lambda case: shown_word(case.record.headers.get("content-encoding", "none")),
@@ -165,6 +182,11 @@ def shown_word(text: str) -> str:
     """Return a sender's word as it may be shown anywhere: short, printable, and told from our own words."""
     plain = "".join(c if c.isprintable() else "?" for c in text[:MAX_WORD])
     return f"`{plain}{'…' if len(text) > MAX_WORD else ''}`"
+
+
+def moment(ms: int) -> str:
+    """Return a time, in ms since the epoch, as RFC 3339 writes it."""
+    return datetime.fromtimestamp(ms / 1000, UTC).isoformat(timespec="seconds")
 
 
 def inflated(verified: Verified) -> Verified:

@@ -64,6 +64,7 @@ class Job(msgspec.Struct, frozen=True):
     hook: Hook
     headers: dict[str, str]
     received_at: int
+    hook_url: str
     size: int
 
 
@@ -122,7 +123,7 @@ class Examiner:
         await process.wait()
 
     async def _examine(self, hook: Hook, verified: Verified) -> Event:
-        job = Job(hook, dict(verified.headers), verified.received_at, len(verified.body))
+        job = Job(hook, dict(verified.headers), verified.received_at, verified.hook_url, len(verified.body))
         try:
             verdict = await self._ask(job, verified.body)
         except (TimeoutError, asyncio.CancelledError) as error:
@@ -238,7 +239,7 @@ def _exactly(jobs: BinaryIO, size: int) -> bytes:
 
 
 def _judged(source: Datasource, schemas: SchemaCheck, job: Job, body: bytes) -> Verdict:
-    delivery = Delivery(job.headers, body, job.received_at, job.hook.hook_url)
+    delivery = Delivery(job.headers, body, job.received_at, job.hook_url)
     try:
         return Verdict(event=examine(source, schemas, job.hook, Verified(delivery)))
     except SchemaMismatch as error:

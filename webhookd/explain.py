@@ -5,9 +5,9 @@ from __future__ import annotations
 import msgspec
 
 from webhookd.body import check_content_type
-from webhookd.checks import Case, Check, checks_of, failed_check, inflated, named, shown_word
+from webhookd.checks import Case, Check, checks_of, failed_check, inflated, moment, named, shown_word
 from webhookd.ingest import examine
-from webhookd.remedies import PARTICULAR, REMEDIES, REPLAY
+from webhookd.remedies import ENDED_URL, OLD_URL, PARTICULAR, REMEDIES, REPLAY
 from webhookd.trials.diagnoses import Diagnosis, capital, sender_of
 from webhookd.trials.signature import diagnose
 from webhookd.trials.unreadable import unreadable
@@ -78,6 +78,9 @@ def _remedy(case: Case, diagnoses: tuple[Diagnosis, ...], now: int) -> str:
         said.append(case.source.advice[reason])
     if not diagnoses and _passes(case, now):
         said.append(REPLAY)
+    if (until := case.old_url_until) is not None:
+        words = OLD_URL if until > now else ENDED_URL
+        said.append(words.format(until=moment(until), sender=sender_of(case.source)))
     return " ".join(said) or "Have it sent again."
 
 

@@ -93,6 +93,10 @@ class Hook(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=Tr
         """Return the URL of the hook with `token`, one of its own."""
         return f"{self.base_url}/wh/{self.api_token}/{token}"
 
+    def url_of(self, record: Record) -> str:
+        """Return the URL that a delivery came to, whether its token is still valid or not: senders may sign it."""
+        return self.url(record.token or self.id)
+
     def previous(self, now_ms: int) -> str | None:
         """Return the token that the current one replaced, if it is valid at `now_ms` (ms since the epoch)."""
         rotation = self.rotation
@@ -184,6 +188,7 @@ class Record(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=
     the body as received, `duration` in seconds, `status` what was answered. `reason` is the refusal's own word, or why
     an ignored delivery was (`handshake`, `mismatch`); `detail` what a refused sender was told. `headers` has lower-case
     names and is as received, signatures and secrets included: whoever shows it leaves those out (`shown_headers`).
+    `token` is that of the URL it came to, None for the first one of the hook.
     `check` is the check that refused it (`webhookd.checks`), None where none did or that is not known.
     `replay_of` is the id of the record that was replayed. `has_body` says that the body was kept.
     """
@@ -200,11 +205,12 @@ class Record(msgspec.Struct, frozen=True, gc=False, kw_only=True, omit_defaults=
     delivery_id: str | None = None
     provider_event: str | None = None
     headers: Mapping[str, str] = {}
+    token: str | None = None
     replay_of: str | None = None
     has_body: bool = False
 
     def __repr__(self) -> str:
-        """Keep headers out of logs and tracebacks."""
+        """Keep headers and token out of logs and tracebacks."""
         return f"Record(id={self.id!r}, outcome={self.outcome!r}, reason={self.reason!r})"
 
 

@@ -168,8 +168,12 @@ def _made(noted: Noted, datasources: Datasources) -> Record:
     hook, id_, received_at, ended, size, duration, named, event, head, body, _ = noted
     outcome, reason, status, detail, check = ended
     headers = dict(Fields.of(head) if isinstance(head, bytes) else head)
+    token = _token(hook, head)
     if outcome == "refused":
-        source, delivery = datasources.get(hook.datasource), Delivery(headers, body or b"", received_at, hook.hook_url)
+        source, delivery = (
+            datasources.get(hook.datasource),
+            Delivery(headers, body or b"", received_at, hook.url(token)),
+        )
         named, event = _said(source.delivery_id, delivery), _said(source.event_type, delivery)
     return Record(
         id=id_,
@@ -184,8 +188,17 @@ def _made(noted: Noted, datasources: Datasources) -> Record:
         delivery_id=_word(named),
         provider_event=_word(event),
         headers=headers,
+        token=None if token == hook.id else token,
         has_body=body is not None,
     )
+
+
+def _token(hook: Hook, headers: Headers) -> str:
+    """Return the token that a delivery came with: its hook's own, or the one before where the request line has that."""
+    previous = None if hook.rotation is None else hook.rotation.previous
+    if previous is None or not isinstance(headers, bytes):
+        return hook.token
+    return previous if previous.encode() in headers[: headers.find(b"\n")] else hook.token
 
 
 def _said(read: Callable[[Verified], str | None], delivery: Delivery) -> str | None:

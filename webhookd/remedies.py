@@ -140,6 +140,10 @@ CONFIG_API = frozenset(
 REPLAY = "As the hook is now the delivery would pass: replay it, or have it sent again."
 """What is said beside the remedy where nothing is in the way any more."""
 
+OLD_URL = "It came to the URL that the hook had before, which works until {until}: give {sender} the one it has now."
+ENDED_URL = "It came to a URL that the hook has no more: give {sender} the one it has now."
+"""What is said beside the remedy where the hook's token was replaced."""
+
 GENERAL_FACTS: Mapping[str, str] = {
     "sender": "the sender",
     "detail": "the answer says how",

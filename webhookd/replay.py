@@ -213,7 +213,7 @@ class Replayer:
         then = source.signed_at(headers)
         # the secrets of when it came and of now, never those of when it says it was made: anybody may write that
         secrets = dict.fromkeys((*hook.valid_secrets(now_ms), *hook.valid_secrets(record.received_at)))
-        delivery = Delivery(headers, body.data, record.received_at if then is None else then, hook.hook_url)
+        delivery = Delivery(headers, body.data, record.received_at if then is None else then, hook.url_of(record))
         if len(body.data) > LARGE_BODY:
             await asyncio.to_thread(source.verify, delivery, tuple(secrets))
         else:
@@ -222,7 +222,7 @@ class Replayer:
         data = body.data
         if encoding is not None:
             data = await inflated(data, encoding, self.intake.ingest.max_body, ticket)
-        return Verified(Delivery(headers, data, now_ms, hook.hook_url))
+        return Verified(Delivery(headers, data, now_ms, delivery.hook_url))
 
     async def _examined(self, hook: Hook, verified: Verified) -> Event:
         if is_large(hook, verified.body):
