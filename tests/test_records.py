@@ -261,13 +261,32 @@ def test_tenants_that_have_much_get_the_same():
     assert held(records, hooks["little"]) == 1
 
 
+def test_tenants_take_turns_to_be_written():
+    records, hooks = of_tenants({"noisy": 60, "quiet": 2, "deleted": 1})
+    for _ in range(3):
+        for hook in hooks["noisy"]:
+            refuse(records, hook)
+    refuse(records, hooks["deleted"][0])
+    for hook in hooks["quiet"]:
+        refuse(records, hook)
+    records.forget(hooks["deleted"][0].token)
+    first = [(tenant, token, len(kept)) for tenant, token, kept in records.unwritten(9, 1 << 20)]
+    noisy = [("noisy", hook.token, 3) for hook in hooks["noisy"]]
+    quiet = [("quiet", hook.token, 1) for hook in hooks["quiet"]]
+    assert first == [noisy[0], quiet[0], noisy[1], quiet[1], noisy[2]]
+    refuse(records, hooks["noisy"][0])
+    rest = [(tenant, token, len(kept)) for tenant, token, kept in records.unwritten(1000, 1 << 20)]
+    assert rest == [*noisy[3:], ("noisy", hooks["noisy"][0].token, 1)]
+    assert records.unwritten(1000, 1 << 20) == []
+
+
 def test_whose_records_they_are_stays_counted():
     """Whatever is done to them: what is counted is what is there, and who has less than the largest loses nothing."""
     chance = random.Random(7)
     records, hooks = of_tenants({f"tenant-{number}": 1 + number % 5 for number in range(40)}, max_bytes=300_000)
     everything = [hook for mine in hooks.values() for hook in mine]
     lost = 0
-    for _ in range(3000):
+    for _ in range(1500):
         before = {name: parts(records, name) for name in hooks}
         hook = everything[int(len(everything) * chance.random() ** 3)]
         match chance.randrange(20):

@@ -90,13 +90,17 @@ class Kept(msgspec.Struct, gc=False, eq=False):
 
 
 class Ring:
-    """The last `limit` deliveries of one hook of `tenant`, oldest first, and about how many `bytes` they take."""
+    """The last `limit` deliveries of one hook of `tenant`, oldest first, and about how many `bytes` they take.
 
-    __slots__ = ("bytes", "entries", "limit", "tenant")
+    `listed`: whoever writes them knows that there are some to be written.
+    """
+
+    __slots__ = ("bytes", "entries", "limit", "listed", "tenant")
 
     def __init__(self, limit: int, tenant: str) -> None:
         self.limit = limit
         self.tenant = tenant
+        self.listed = False
         self.bytes = 0
         self.entries: deque[Kept] = deque()
 

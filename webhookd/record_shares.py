@@ -104,3 +104,24 @@ class Shares:
         grade = self._grades.get(share.least)
         if grade is not None and grade.pop(tenant, None) is not None and not grade:
             del self._grades[share.least]
+
+
+class Turns:
+    """Hooks that wait for something, of which tenants take turns: who has many waits no less than who has one."""
+
+    def __init__(self) -> None:
+        self._tenants: dict[str, dict[str, None]] = {}
+
+    def wait(self, token: str, tenant: str) -> None:
+        """Have a hook wait, unless it does."""
+        self._tenants.setdefault(tenant, {}).setdefault(token)
+
+    def next(self) -> str | None:
+        """Return the hook whose turn it is, which waits no more; of each tenant the one that waits longest."""
+        for tenant, hooks in self._tenants.items():
+            token = next(iter(hooks))
+            del hooks[token], self._tenants[tenant]
+            if hooks:
+                self._tenants[tenant] = hooks  # behind the others
+            return token
+        return None

@@ -13,8 +13,8 @@ from webhookd.hooks import HookTable
 from webhookd.http1_head import Fields
 from webhookd.ingest import Datasources
 from webhookd.model import OUTCOMES, Event, Hook, Message, Outcome, Record
-from webhookd.record_ring import ACCEPTED, ANSWERED, Begun, Ended, Kept, Noted, head_of
-from webhookd.record_shares import Shares
+from webhookd.record_ring import ACCEPTED, ANSWERED, Begun, Ended, Kept, Noted, Ring, head_of
+from webhookd.record_shares import Shares, Turns
 from webhookd.record_view import shown_headers
 
 __all__ = ["MAX_KEPT_BODY", "OUTCOMES", "Outcome", "Record", "Records", "shown_headers"]
@@ -47,8 +47,6 @@ class Records:
     ) -> None:
         self.per_hook = per_hook
         self.keep_accepted = keep_accepted
-        self.changed: dict[str, None] = {}
-        """The hooks that have records that were never taken by `unwritten`, longest first."""
         self.gone: set[str] = set()
         """The hooks whose records are gone since this was last emptied."""
         self._hooks = hooks
@@ -58,6 +56,7 @@ class Records:
         self.shares = Shares(per_hook)
         """Whose records they are, and about how much memory they take."""
         self._rings = self.shares.rings
+        self._unwritten = Turns()
         self._listeners: dict[str, list[Callable[[Record], None]]] = {}
         hooks.on_gone(self._hook_gone)
 
@@ -173,23 +172,26 @@ class Records:
         """Let go of all records of a hook."""
         self._sort()
         if self.shares.drop(token):
-            self._gone(token)
+            self.gone.add(token)
 
     # --- to disk and back --------------------------------------------------------------------------------------------
 
     def unwritten(self, most: int, most_bytes: int) -> list[tuple[str, str, list[Kept]]]:
-        """Return what is new since, of whole hooks (tenant, id), longest unwritten first, up to about these bounds."""
+        """Return what is new since, of whole hooks (tenant, id), up to about these bounds.
+
+        Tenants take turns; of each the hook that is longest unwritten comes first.
+        """
         self._sort()
         taken: list[tuple[str, str, list[Kept]]] = []
         count = size = 0
-        while self.changed and count < most and size < most_bytes:
-            token = next(iter(self.changed))
-            del self.changed[token]
-            ring = self._rings[token]
-            fresh = ring.take_fresh()
-            count += len(fresh)
-            size += sum(kept.bytes for kept in fresh)
-            taken.append((ring.tenant, token, fresh))
+        while count < most and size < most_bytes and (token := self._unwritten.next()) is not None:
+            ring = self._rings.get(token)
+            if ring is not None:
+                ring.listed = False
+                fresh = ring.take_fresh()
+                count += len(fresh)
+                size += sum(kept.bytes for kept in fresh)
+                taken.append((ring.tenant, token, fresh))
         return taken
 
     def make(self, kept: Kept) -> Record:
@@ -209,7 +211,7 @@ class Records:
         ring = self._rings.get(token)
         if ring is not None:
             ring.give_back(entries)
-            self.changed.setdefault(token)
+            self._list(token, ring)
 
     def restore(self, token: str, tenant: str, records: Collection[Record]) -> None:
         """Take the records of a tenant's hook that has none yet, oldest first, that were written before."""
@@ -244,7 +246,8 @@ class Records:
             if hook is None:
                 return  # deleted meanwhile
             ring = self.shares.begin(token, hook.tenant)
-        self.changed.setdefault(token)
+        if not ring.listed:
+            self._list(token, ring)
         before = ring.bytes
         ring.add(newest_first)
         self.shares.used(token, ring, ring.bytes - before)
@@ -254,14 +257,13 @@ class Records:
                 for record in added:
                     heard(record)
 
+    def _list(self, token: str, ring: Ring) -> None:
+        ring.listed = True
+        self._unwritten.wait(token, ring.tenant)
+
     def _shrink(self) -> None:
         if self.shares.bytes > self._max_bytes:
-            for token in self.shares.shrink(self._max_bytes):
-                self._gone(token)
-
-    def _gone(self, token: str) -> None:
-        self.changed.pop(token, None)
-        self.gone.add(token)
+            self.gone.update(self.shares.shrink(self._max_bytes))
 
     def _older(self, token: str, before: str | None) -> Iterator[Kept]:
         """Yield a hook's records, newest first, from behind the one with the id `before`."""
