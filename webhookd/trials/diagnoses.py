@@ -112,6 +112,20 @@ DIAGNOSES: Mapping[str, Known] = {
         "The delivery is signed with the bytes that the secret is the hex or base64 of, not with its text.",
         "Have {sender} take the text of the secret as it is.",
     ),
+    # --- the URL, where the sender signs that too ---------------------------------------------------------------------
+    "url-new": Known(
+        "The signature fits the secret and the URL that the hook has now; when the delivery came, one was another.",
+        "Nothing is wrong any more: replay the delivery, or have it sent again.",
+    ),
+    "url-host": Known(
+        "The signature is over the URL with the scheme and host that {sender} used, and those of `hookUrl` are others.",
+        "Update the hook with the header `X-ORIG-SERVER`, or set `public_url`: the hook's URL must be what is signed.",
+    ),
+    "url-token": Known(
+        "The signature is over another URL that the hook has or had than the one that the delivery came to.",
+        "Give {sender} the URL that the hook has now, and let nothing between it and webhookd rewrite the path.",
+        by_setting=True,
+    ),
     # --- the moment and the id -------------------------------------------------------------------------------------
     "timestamp-outside": Known(
         "The signature is right, but was made {seconds} s {side} it arrived, which is more than is allowed.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import json
 import re
@@ -73,7 +74,7 @@ def diagnose(
         return (_told(case, "secret-removed"),)
     if not whole or len(delivery.body) > MAX_BODY:
         return _missing(case)
-    for way in (_by_the_plugin, _by_macs, _by_standard, _missing):
+    for way in (_by_the_plugin, _by_urls, _by_macs, _by_standard, _missing):
         if found := way(case):
             return found
     return ()
@@ -91,7 +92,8 @@ def _by_the_plugin(case: _Case) -> tuple[Diagnosis, ...]:
             for body, secret in tried:
                 effort.spend(len(body.value))
                 if _verifies(case, case.delivery._replace(body=body.value, received_at=received_at), secret.value):
-                    return _named(case, _altered_names(body, secret, shift), shift)
+                    altered = _altered_names(body, secret, shift) or [_new(case, secret.value)]
+                    return _named(case, altered, shift)
     except _Spent:
         pass
     return ()
@@ -114,9 +116,13 @@ def _verifies(case: _Case, delivery: Delivery, secret: str) -> bool:
 
 
 def _altered_names(body: Body, secret: Candidate, shift: int | None) -> list[str]:
-    """Return the names of what was altered; with nothing altered, the hook has that secret only since."""
-    names = [name for name in ("timestamp-outside" if shift is not None else None, secret.name, body.name) if name]
-    return names or ["secret-new"]
+    """Return the names of what was altered."""
+    return [name for name in ("timestamp-outside" if shift is not None else None, secret.name, body.name) if name]
+
+
+def _new(case: _Case, secret: str) -> str:
+    """Return the name of what the hook has only since: the secret, or its URL where the scheme is over that too."""
+    return "secret-new" if _verifies(case, case.delivery._replace(hook_url=""), secret) else "url-new"
 
 
 def _moments(case: _Case) -> list[int]:
@@ -125,6 +131,33 @@ def _moments(case: _Case) -> list[int]:
         int(match[1]) * 1000 for value in case.delivery.headers.values() for match in _MOMENT.finditer(value[:1000])
     )
     return [m for m in found if abs(m - case.delivery.received_at) > SAME_MOMENT * 1000][:MOST_MOMENTS]
+
+
+def _by_urls(case: _Case) -> tuple[Diagnosis, ...]:
+    effort = _Effort()
+    secrets = [secret.value for secret in candidates(case.hook, case.delivery.received_at) if secret.name in _OWN]
+    with contextlib.suppress(_Spent):
+        for (name, url), secret in product(_urls(case), secrets):
+            effort.spend(len(case.delivery.body))
+            if _verifies(case, case.delivery._replace(hook_url=url), secret):
+                return _named(case, [name])
+    return ()
+
+
+def _urls(case: _Case) -> list[tuple[str, str]]:
+    """Return the URLs that the sender may have signed in place of the one that the delivery came to."""
+    came, hook, headers = case.delivery.hook_url, case.hook, case.delivery.headers
+    path = came.removeprefix(hook.base_url)
+    hosts = dict.fromkeys(headers.get(name, "").partition(",")[0].strip() for name in _HOSTS)
+    found = [("url-host", f"{scheme}://{host}{path}") for host in hosts if host for scheme in ("https", "http")]
+    rotation = hook.rotation
+    tokens = (hook.token,) if rotation is None else (hook.token, rotation.previous, rotation.first)
+    found += [("url-token", hook.url(token)) for token in tokens if token is not None]
+    return [(name, url) for name, url in found if url != came]
+
+
+_HOSTS = ("host", "x-forwarded-host")
+"""The headers that say what host the sender, or a proxy, was asked for."""
 
 
 # --- with HMAC, where the scheme is known ----------------------------------------------------------------------------
