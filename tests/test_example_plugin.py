@@ -197,6 +197,9 @@ MISTAKES = {
     "it must return a list of datasources": ("return [Gitea()]", "[Gitea()]"),
     "return an instance": ("[Gitea()]", "[Gitea]"),
     "must have both signs = True and a verify_signature() of its own, or neither": ("    signs = True\n", ""),
+    "cannot be called with": ("def event_type(self, delivery)", "def event_type(self)"),
+    "must be a plain method": ("def event_type", "async def event_type"),
+    "is nothing that webhookd asks for": ("def event_type", "def event_typ"),
     "is registered by": ('"gitea"', '"github"'),
     "cannot be imported": ("import webhookd\n", "import webhookd\nimport gitea_of_another_machine\n"),
     "is not local": (

@@ -267,6 +267,14 @@ def test_a_careful_datasource_passes():
     assert Careful().verify(delivery, [SECRET]) is delivery
 
 
+@pytest.mark.parametrize("answer", [True, False, 0, ""])
+def test_an_answer_in_place_of_a_refusal_verifies_nothing(answer):
+    source = type("Answering", (Careful,), {"verify_signature": lambda *_: answer})()
+    delivery = sample_delivery(source, "done", secret=SECRET)
+    with pytest.raises(TypeError, match=r"must raise webhookd\.Unsigned where the signature does not fit"):
+        source.verify(delivery, [SECRET])
+
+
 def _raises(*_):
     raise KeyError("x-event")
 
@@ -279,6 +287,7 @@ def _shows(self, delivery, secret):
 CARELESS = {
     "Careless.name is .* must match": {"name": "a.b"},
     "accepts a body with a newline added": {"verify_signature": lambda *_: None},
+    "must raise webhookd.Unsigned where the signature does not fit": {"verify_signature": lambda *_: False},
     "raises KeyError": {"verify_signature": _raises},
     "refuses what sign has signed": {"sign": lambda *_: {"X-Mac": "00"}},
     "sign returns no headers": {"sign": lambda *_: {}},

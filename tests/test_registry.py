@@ -224,6 +224,24 @@ WRONG = {
     ),
     "handshakes": (GOOD.replace("events =", "handshakes = 'ping'; events ="), "handshakes is 'ping'; it must be a set"),
     "verify": (GOOD.replace("events =", "verify = lambda *_: None; events ="), "overrides verify"),
+    "a method of another form": (
+        GOOD.replace("events =", "event_type = lambda self: None; events ="),
+        r"Mill.event_type\(\) cannot be called with \(delivery\): too many positional arguments",
+    ),
+    "a method with too many arguments": (
+        GOOD.replace("events =", "delivery_id = lambda self, delivery, more: None; events ="),
+        r"Mill.delivery_id\(\) cannot be called with \(delivery\): missing a required argument: 'more'",
+    ),
+    "no method": (GOOD.replace("events =", "event_type = None; events ="), "Mill.event_type must be a plain method"),
+    "an async method": (
+        GOOD.replace("events =", "exec('async def event_type(self, delivery): return None'); events ="),
+        "Mill.event_type must be a plain method, which is not async",
+    ),
+    "a misspelt method": (
+        GOOD.replace("events =", "event_typ = lambda self, delivery: None; events ="),
+        "Mill.event_typ is nothing that webhookd asks for; is event_type meant",
+    ),
+    "a misspelt attribute": (GOOD.replace("events =", "handshake = {'ping'}; events ="), "is handshakes meant"),
     "signs": (GOOD.replace("events =", "signs = True; events ="), "both signs = True and a verify_signature"),
     "signs not": (GOOD.replace("events =", "verify_signature = lambda *_: None; events ="), "both signs = True"),
 }

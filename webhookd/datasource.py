@@ -27,6 +27,9 @@ class EventType:
     sample: Any = field(default=None, repr=False)
 
 
+_MUST_RAISE = "must raise webhookd.Unsigned where the signature does not fit, and return nothing where it does"
+
+
 class Datasource:
     """One kind of sender. Subclass it, set the attributes, override what the sender does its own way.
 
@@ -51,15 +54,18 @@ class Datasource:
     def verify(self, delivery: Delivery, secrets: Sequence[str]) -> Verified:
         """Prove that the sender sent this delivery: with any of `secrets`, or at once where there are none.
 
-        Raises `Unsigned` with the words of the last secret tried. Not to be overridden: it is what makes a `Verified`.
+        Raises `Unsigned` with the words of the last secret tried, TypeError where the plugin answers with a value. Not
+        to be overridden: it is what makes a `Verified`.
         """
         refusal: Unsigned | None = None
         for secret in secrets:
             try:
-                self.verify_signature(delivery, secret)
+                answer: object = self.verify_signature(delivery, secret)  # type: ignore[func-returns-value]
             except Unsigned as error:
                 refusal = error
             else:
+                if answer is not None:  # a plugin that answers True or False, or is async: False must verify nothing
+                    raise TypeError(f"verify_signature() {_MUST_RAISE} (it returned {type(answer).__name__})")
                 return Verified(delivery)
         if refusal is not None:
             raise refusal

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from difflib import get_close_matches
 from importlib.machinery import ModuleSpec, SourceFileLoader
 from importlib.metadata import EntryPoint, entry_points
 from importlib.util import module_from_spec
@@ -27,6 +29,8 @@ _OWN = "webhookd"
 """The distribution whose plugins are the built-in ones."""
 _MAX_TITLE = 100
 _MAX_CAUSE = 300
+_NEARLY = 0.85
+"""How alike a name is to one of the contract that is taken for it, misspelt: 1 is the same."""
 
 
 class Registry:
@@ -183,6 +187,7 @@ def contract_faults(datasource: Any) -> Iterator[str]:
         yield f"{kind.__name__} overrides verify(); override verify_signature() instead"
     if datasource.signs is not (kind.verify_signature is not Datasource.verify_signature):
         yield f"{kind.__name__} must have both signs = True and a verify_signature() of its own, or neither"
+    yield from (f"{kind.__name__}.{fault}" for fault in _member_faults(datasource))
     if not isinstance(datasource.handshakes, frozenset | set):
         yield f"{kind.__name__}.handshakes is {_cause(datasource.handshakes)}; it must be a set of event names"
     if not isinstance(datasource.events, Mapping):
@@ -190,6 +195,31 @@ def contract_faults(datasource: Any) -> Iterator[str]:
     for event, known in datasource.events.items():
         yield from (f"{kind.__name__}.events[{_cause(event)}] {fault}" for fault in _event_faults(event, known))
     yield from (f"{kind.__name__}.advice {fault}" for fault in _advice_faults(datasource.advice))
+
+
+def _member_faults(datasource: Datasource) -> Iterator[str]:
+    """Say which methods cannot be called as they will be, and which names are nearly some that would be asked for."""
+    asked = {name for name in vars(Datasource) if name[0] != "_"}
+    own = {name: getattr(datasource, name) for kind in _own_kinds(datasource) for name in vars(kind) if name[0] != "_"}
+    for name, value in own.items():
+        if name not in asked and (near := get_close_matches(name, asked, n=1, cutoff=_NEARLY)):
+            yield f"{name} is nothing that webhookd asks for; is {near[0]} meant? Else begin it with _"
+        model = getattr(Datasource, name, None)
+        if name not in asked or not callable(model):
+            continue
+        if not callable(value) or inspect.iscoroutinefunction(value):
+            yield f"{name} must be a plain method, which is not async"
+            continue
+        wanted = list(inspect.signature(model).parameters)[1:]
+        try:
+            inspect.signature(value).bind(*wanted)
+        except TypeError as error:
+            yield f"{name}() cannot be called with ({', '.join(wanted)}): {error}"
+
+
+def _own_kinds(datasource: Datasource) -> tuple[type, ...]:
+    kinds = type(datasource).__mro__
+    return kinds[: kinds.index(Datasource)]
 
 
 def _advice_faults(advice: Any) -> Iterator[str]:

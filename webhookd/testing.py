@@ -115,8 +115,11 @@ def _signing_faults(datasource: Datasource, secret: str) -> Iterator[str]:
     headers = datasource.sign(body, secret, now)
     if not headers:
         yield "sign returns no headers"
-    if _verdict(datasource, _delivery(headers, body, now), secret) is not None:
+    verdict = _verdict(datasource, _delivery(headers, body, now), secret)
+    if isinstance(verdict, Unsigned):
         yield "verify_signature refuses what sign has signed"
+    elif verdict is not None:
+        yield f"verify_signature raises {verdict!r} for what sign has signed"
     other = datasource.sign(body, secret[::-1], now) if datasource.secret_fault(secret[::-1]) is None else {}
     refused = {
         "a body with a newline added": _delivery(headers, body + b"\n", now),
