@@ -150,7 +150,9 @@ def _invitation(bound: Bound, token: str) -> dict[str, tuple[str, ...]]:
     if bound.console is None or host not in ("127.0.0.1", "::1"):
         return {}
     return {
-        "See deliveries, and make hooks of your own, in the console; this link signs in, once:": (f"{bound.admin_url}{bound.console.invite(token)}",)
+        "See deliveries, and make hooks of your own, in the console; this link signs in, once:": (
+            f"{bound.admin_url}{bound.console.invite(token)}",
+        )
     }
 
 
