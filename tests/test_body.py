@@ -107,12 +107,12 @@ def test_nothing_is_inflated_ahead():
     [
         b"",
         b"no gzip at all",
-        gzip.compress(b"{}" * 100)[:-1],
-        gzip.compress(b"{}" * 100)[:-9],
-        gzip.compress(b"{}") + b"x",
-        gzip.compress(b"{}") + gzip.compress(b"{}"),
-        gzip.compress(b"x" * INFLATE_STEP) + bytes(2 * INFLATE_STEP),
-        gzip.compress(b"{}")[:-8] + bytes(8),
+        gzip.compress(b"{}" * 100, mtime=0)[:-1],
+        gzip.compress(b"{}" * 100, mtime=0)[:-9],
+        gzip.compress(b"{}", mtime=0) + b"x",
+        gzip.compress(b"{}", mtime=0) + gzip.compress(b"{}", mtime=0),
+        gzip.compress(b"x" * INFLATE_STEP, mtime=0) + bytes(2 * INFLATE_STEP),
+        gzip.compress(b"{}", mtime=0)[:-8] + bytes(8),
     ],
 )
 def test_a_broken_or_trailing_stream_is_refused(broken):

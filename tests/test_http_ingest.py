@@ -381,12 +381,12 @@ def test_what_is_not_json_is_400(shop, body):
     ("sent", "status"),
     [
         (b"{}", 400),
-        (gzip.compress(b"{}")[:-1], 400),
-        (gzip.compress(b"{}") + b"{}", 400),
+        (gzip.compress(b"{}", mtime=0)[:-1], 400),
+        (gzip.compress(b"{}", mtime=0) + b"{}", 400),
         (b"", 400),
-        (gzip.compress(b"{"), 400),
-        (gzip.compress(b" " * (25 * MIB - 2) + b"{}"), 204),
-        (gzip.compress(b" " * (25 * MIB - 1) + b"{}"), 413),
+        (gzip.compress(b"{", mtime=0), 400),
+        (gzip.compress(b" " * (25 * MIB - 2) + b"{}", mtime=0), 204),
+        (gzip.compress(b" " * (25 * MIB - 1) + b"{}", mtime=0), 413),
     ],
 )
 def test_compressed_bodies_that_are_broken_or_too_large(shop, sent, status):
