@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from harness import WEBHOOKD
+from harness import PATIENCE, WEBHOOKD
 from test_publishers import a_message
 
 from webhookd.adapters.spool import Spool, State
@@ -58,7 +58,9 @@ def clean_environ(**more: str) -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if not name.startswith("WEBHOOKD_")} | more
 
 
-def script(folder: Path, *arguments: str, stdin: bytes | None = None, timeout: float = 30, **environ: str) -> Done:
+def script(
+    folder: Path, *arguments: str, stdin: bytes | None = None, timeout: float = PATIENCE, **environ: str
+) -> Done:
     """Run the console script in `folder`."""
     done = subprocess.run(
         [WEBHOOKD, *arguments],
@@ -74,7 +76,12 @@ def script(folder: Path, *arguments: str, stdin: bytes | None = None, timeout: f
 
 
 def on_a_terminal(
-    folder: Path, *arguments: str, typed: bytes = b"", into: Path | None = None, timeout: float = 30, **environ: str
+    folder: Path,
+    *arguments: str,
+    typed: bytes = b"",
+    into: Path | None = None,
+    timeout: float = PATIENCE,
+    **environ: str,
 ) -> tuple[int, str]:
     """Run the console script on a terminal of its own, type when it asks, and return its status and what was seen.
 
@@ -133,15 +140,6 @@ def running(folder: Path, *arguments: str, **environ: str) -> Iterator[subproces
         if process.poll() is None:
             process.terminate()
         process.communicate(timeout=20)
-
-
-def until(condition: Callable[[], Any], timeout: float = 15) -> Any:
-    """Wait for `condition` to be true, and return what it is."""
-    deadline = time.monotonic() + timeout
-    while not (found := condition()):
-        assert time.monotonic() < deadline, "it did not come to pass"
-        time.sleep(0.01)
-    return found
 
 
 def with_spool(

@@ -1,5 +1,7 @@
 """Runs the real daemon as its users do, and speaks to it over real sockets."""
 
+import contextlib
+import fcntl
 import http.client
 import json
 import os
@@ -9,6 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,23 +25,33 @@ WEBHOOKD = str(Path(sys.executable).with_name("webhookd"))
 PORTS = random.SystemRandom()
 MIN_CANARY = 16
 """Bodies shorter than this may be in a log by chance."""
+PATIENCE = 60.0
+"""How long something may take that comes to pass in a moment, in seconds: machines are busy."""
 KEY = "a throw-away key of at least 32 bytes for the tests"
 
 
+GIVEN: set[int] = set()
+"""The ports that this process has been given."""
+RESERVED = os.open(Path(tempfile.gettempdir()) / f"webhookd-tests-{os.getuid()}.ports", os.O_RDWR | os.O_CREAT, 0o600)
+"""A file of which a process locks a byte for each of its ports, until it ends."""
+
+
 def free_port() -> int:
-    """Return a port below those that the kernel gives to clients.
+    """Return a port that nobody listens on, below those that the kernel gives to clients; it is given to nobody else.
 
     A client that tries again and again to reach a port among these, while nobody listens there, is one day given that
-    very port, and connects to itself: the server can then not start.
+    very port, and connects to itself: the server can then not start. And a port that a server is yet to listen on, or
+    will again, is free for all that one can see: so it is never given again, in this process or another one of tests.
     """
     ephemeral = int(Path("/proc/sys/net/ipv4/ip_local_port_range").read_text().split()[0])
     while True:
         port = PORTS.randrange(min(10_000, ephemeral - 1000), ephemeral)
-        with socket.socket() as probe:
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
+        if port in GIVEN:
+            continue
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            fcntl.lockf(RESERVED, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+            GIVEN.add(port)
+            probe.bind(("127.0.0.1", port))
             return port
 
 
@@ -64,7 +77,7 @@ def request(
     path: str,
     body: bytes | None = None,
     headers: Mapping[str, str] | None = None,
-    timeout: float = 20,
+    timeout: float = PATIENCE,
 ) -> Answer:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=timeout)
     try:
@@ -128,7 +141,7 @@ class Daemon:
         flags = [f"--{key.replace('_', '-')}={value}" for key, value in self.flags.items()]
         return [*self.wrapper, WEBHOOKD, "serve", *flags]
 
-    def start(self, timeout: float = 20) -> None:
+    def start(self, timeout: float = PATIENCE) -> None:
         self.launch()
         self.wait_ready(timeout)
 
@@ -139,7 +152,7 @@ class Daemon:
                 self.command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self.environ, cwd=self.folder
             )
 
-    def wait_ready(self, timeout: float = 20) -> None:
+    def wait_ready(self, timeout: float = PATIENCE) -> None:
         assert self.process is not None
         deadline = time.monotonic() + timeout
         while True:
@@ -222,7 +235,7 @@ class Daemon:
         pairs = (line.rsplit(" ", 1) for line in text.splitlines() if line and not line.startswith("#"))
         return {name: float(value) for name, value in pairs}
 
-    def run(self, *arguments: str, timeout: float = 30, **environ: str) -> subprocess.CompletedProcess[str]:
+    def run(self, *arguments: str, timeout: float = PATIENCE, **environ: str) -> subprocess.CompletedProcess[str]:
         """Run another `webhookd` command in the daemon's folder."""
         return subprocess.run(
             [WEBHOOKD, *arguments],
@@ -241,12 +254,13 @@ class Daemon:
         return [json.loads(line) for line in done.stdout.splitlines()]
 
 
-def until(condition: Callable[[], bool], timeout: float = 20, pause: float = 0.02) -> None:
-    """Wait for something to come to pass; look again after each `pause`, in seconds."""
+def until(condition: Callable[[], Any], timeout: float = PATIENCE, pause: float = 0.02) -> Any:
+    """Wait for something to come to pass, and return it; look again after each `pause`, in seconds."""
     deadline = time.monotonic() + timeout
-    while not condition():
+    while not (found := condition()):
         assert time.monotonic() < deadline, "it did not come to pass"
         time.sleep(pause)
+    return found
 
 
 def need(program: str) -> str:

@@ -13,7 +13,7 @@ from typing import Self
 
 from harness import free_port, until
 
-START_TIMEOUT = 60.0
+START_TIMEOUT = 100.0
 
 
 def listening(port: int) -> bool:

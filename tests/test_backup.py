@@ -114,6 +114,6 @@ def test_hooks_of_etcd_come_back(own_etcd: Callable[..., Etcd], tmp_path: Path) 
         (etcd.folder / "data").rename(tmp_path / "default.old")
         (tmp_path / "restored").rename(etcd.folder / "data")
         etcd.start()
-        until(lambda: daemon.deliver(kept, b"{}").status == 204, 60)
-        until(lambda: daemon.deliver(younger, b"{}").status == 404, 60)
+        until(lambda: daemon.deliver(kept, b"{}").status == 204)
+        until(lambda: daemon.deliver(younger, b"{}").status == 404)
         assert daemon.deliver(untouched, b"{}").status == 204

@@ -14,8 +14,8 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
-from commands import call, fill, mark, on_a_terminal, running, script, until, with_spool
-from harness import WEBHOOKD, Daemon
+from commands import call, fill, mark, on_a_terminal, running, script, with_spool
+from harness import WEBHOOKD, Daemon, until
 from msgspec.structs import replace
 
 from webhookd.adapters.spool import Spool, SpoolError, SpoolStats, State

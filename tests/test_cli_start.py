@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 
 import jwt
 import pytest
-from commands import call, clean_environ, fill, running, script, until
-from harness import KEY, WEBHOOKD, Daemon, free_port, request
+from commands import call, clean_environ, fill, running, script
+from harness import KEY, WEBHOOKD, Daemon, free_port, request, until
 
 from webhookd.adapters.spool import SpoolStats
 from webhookd.cli.dev import Guide, _command, _relative

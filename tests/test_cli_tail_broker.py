@@ -13,8 +13,8 @@ from typing import Any
 import aiormq
 import pytest
 from certificates import Certificates
-from commands import clean_environ, script, until
-from harness import WEBHOOKD, free_port
+from commands import clean_environ, script
+from harness import WEBHOOKD, free_port, until
 from servers import RabbitMQ
 
 EXCHANGE = "events-to-enrich"

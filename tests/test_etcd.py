@@ -86,9 +86,9 @@ def test_what_one_writes_the_other_is_told(etcd_prefix):
     async def main():
         async with followed(etcd_prefix) as (one, _), followed(etcd_prefix) as (_, other):
             written = await one.put(a_hook())
-            await other.until(lambda: other.hooks == {written.token: written}, 5)
+            await other.until(lambda: other.hooks == {written.token: written})
             await one.delete(written.token)
-            await other.until(lambda: other.hooks == {}, 5)
+            await other.until(lambda: other.hooks == {})
 
     asyncio.run(main())
 

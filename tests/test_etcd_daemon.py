@@ -65,11 +65,11 @@ def test_a_hook_made_on_one_is_used_and_deleted_on_the_other(pair):
     one, two = pair
     hook = one.hook(event="push")
     assert one.deliver(hook, b"{}").status == 204
-    until(lambda: two.deliver(hook, b"{}").status == 204, 5)
+    until(lambda: two.deliver(hook, b"{}").status == 204)
     assert two.config("GET", f"/wh/config/{hook['token']}").json == hook
     assert two.config("DELETE", f"/wh/config/{hook['token']}").status == 204
     assert two.deliver(hook, b"{}").status == 404
-    until(lambda: one.deliver(hook, b"{}").status == 404, 5)
+    until(lambda: one.deliver(hook, b"{}").status == 404)
     assert one.hook(event="other")["apiToken"] == hook["apiToken"]
 
 
@@ -81,7 +81,7 @@ def test_fifty_concurrent_creations_over_both_end_in_one_hook(pair):
     assert len({hook["token"] for hook in others}) == 10
     assert len({hook["apiToken"] for hook in others}) == 1
     for daemon in pair:
-        until(lambda daemon=daemon: len(daemon.config("GET").json) == 1, 5)
+        until(lambda daemon=daemon: len(daemon.config("GET").json) == 1)
 
 
 def rotate(daemon: Daemon, token: str, **document: bool) -> dict:
@@ -96,19 +96,19 @@ def test_a_token_replaced_on_one_is_known_and_ended_on_the_other(pair):
     one, two = pair
     first = one.hook(event="push")
     second = rotate(one, first["token"])
-    until(lambda: two.deliver(second, b"{}").status == 204, 5)
+    until(lambda: two.deliver(second, b"{}").status == 204)
     assert [daemon.deliver(first, b"{}").status for daemon in pair] == [204, 204]
     assert two.config("GET", f"/wh/config/{first['token']}").json == second
     ended = rotate(two, first["token"], immediately=True)
     assert ended["token"] == second["token"]
     assert two.deliver(first, b"{}").status == 404
-    until(lambda: one.deliver(first, b"{}").status == 404, 5)
+    until(lambda: one.deliver(first, b"{}").status == 404)
     third = rotate(two, second["token"])
-    until(lambda: one.deliver(third, b"{}").status == 204, 5)
+    until(lambda: one.deliver(third, b"{}").status == 204)
     assert one.config("DELETE", f"/wh/config/{second['token']}").status == 204
     for hook in (second, third):
         assert one.deliver(hook, b"{}").status == 404
-        until(lambda hook=hook: two.deliver(hook, b"{}").status == 404, 5)
+        until(lambda hook=hook: two.deliver(hook, b"{}").status == 404)
     assert [daemon.config("GET").json for daemon in pair] == [[], []]
 
 
@@ -119,7 +119,7 @@ def test_a_grace_ends_on_both(folders, etcd_prefix):
     ):
         first = one.hook(event="push")
         second = rotate(one, first["token"])
-        until(lambda: two.deliver(second, b"{}").status == 204, 5)
+        until(lambda: two.deliver(second, b"{}").status == 204)
         until(lambda: [daemon.deliver(first, b"{}").status for daemon in (one, two)] == [404, 404])
         assert time.time_ns() // 1_000_000 >= second["previousUntil"]
         assert [daemon.deliver(second, b"{}").status for daemon in (one, two)] == [204, 204]
@@ -128,12 +128,12 @@ def test_a_grace_ends_on_both(folders, etcd_prefix):
 
 def test_rotations_at_a_time_over_both_end_in_one(pair):
     first = pair[0].hook(event="push")
-    until(lambda: pair[1].deliver(first, b"{}").status == 204, 5)
+    until(lambda: pair[1].deliver(first, b"{}").status == 204)
     with ThreadPoolExecutor(20) as pool:
         hooks = list(pool.map(lambda n: rotate(pair[n % 2], first["token"]), range(20)))
     assert {json.dumps(hook) for hook in hooks} == {json.dumps(hooks[0])}
     for daemon in pair:
-        until(lambda daemon=daemon: daemon.config("GET").json == hooks[:1], 5)
+        until(lambda daemon=daemon: daemon.config("GET").json == hooks[:1])
         assert [daemon.deliver(hook, b"{}").status for hook in (first, hooks[0])] == [204, 204]
 
 
@@ -149,7 +149,7 @@ def test_while_etcd_is_away_known_hooks_go_on_and_unknown_ones_may_be_new(tmp_pa
         assert answer.headers["Retry-After"]
         assert seconds < 3
         assert daemon.config("DELETE", f"/wh/config/{hook['token']}").status == 503
-        until(lambda: daemon.deliver(UNKNOWN, b"{}").status == 503, 15)
+        until(lambda: daemon.deliver(UNKNOWN, b"{}").status == 503)
         assert daemon.metrics()["webhookd_hooks_current"] == 0
         assert daemon.deliver(UNKNOWN, b"{}").json["title"] == "Hooks not current"
         assert daemon.deliver(hook, b"{}").status == 204
@@ -174,7 +174,7 @@ def test_a_config_request_to_an_etcd_that_hangs_is_answered_in_time(tmp_path, ow
         assert answer.headers["Retry-After"]
         assert seconds < 5
         assert daemon.deliver(hook, b"{}").status == 204
-        until(lambda: lost(daemon), 15)
+        until(lambda: lost(daemon))
         server.resume()
         until(lambda: followed(daemon))
         server.pause()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from certificates import Certificates
-from harness import need
+from harness import PATIENCE, need
 from servers import Etcd
 from test_etcd import followed, keys_of, opened
 from test_hook_stores import Follower, a_hook, all_of, following
@@ -36,17 +36,17 @@ def lost(follower: Follower) -> list[str]:
     return [change.reason for change in follower.seen if isinstance(change, Lost)]
 
 
-async def until_lost(follower: Follower, seconds: float = 20) -> str:
+async def until_lost(follower: Follower, seconds: float = PATIENCE) -> str:
     await follower.until(lambda: isinstance(follower.seen[-1], Lost), seconds)
     return follower.seen[-1].reason
 
 
-async def until_told(follower: Follower, *hooks: Hook, seconds: float = 30) -> None:
+async def until_told(follower: Follower, *hooks: Hook, seconds: float = PATIENCE) -> None:
     expected = {hook.token: hook for hook in hooks}
     await follower.until(lambda: follower.hooks == expected and not isinstance(follower.seen[-1], Lost), seconds)
 
 
-async def eventually(call: Callable[[], Awaitable[object]], seconds: float = 20) -> object:
+async def eventually(call: Callable[[], Awaitable[object]], seconds: float = PATIENCE) -> object:
     """Repeat a call of a store until it can be reached."""
     async with asyncio.timeout(seconds):
         while True:

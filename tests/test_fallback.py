@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import uvloop
+from harness import PATIENCE
 from links import ScriptedLink
 from test_publishers import MIB, a_message
 
@@ -77,7 +78,7 @@ def path(tmp_path) -> Path:
     return tmp_path / "spool.db"
 
 
-async def until(holds: Callable[[], object], seconds: float = 20) -> None:
+async def until(holds: Callable[[], object], seconds: float = PATIENCE) -> None:
     async with asyncio.timeout(seconds):
         while not holds():  # noqa: ASYNC110 - what happens in another thread has no event
             await asyncio.sleep(0.002)
@@ -95,7 +96,7 @@ async def empty(setup: Setup) -> bool:
     return not await setup.spool.entries(limit=1) and not setup.fallback.stats.hooks_behind
 
 
-async def until_drained(setup: Setup, seconds: float = 20) -> None:
+async def until_drained(setup: Setup, seconds: float = PATIENCE) -> None:
     async with asyncio.timeout(seconds):
         while not await empty(setup):  # noqa: ASYNC110
             await asyncio.sleep(0.005)

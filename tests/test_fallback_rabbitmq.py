@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from far_side import EXCHANGE, FarSide
+from harness import PATIENCE
 from servers import RabbitMQ
 from test_publishers import MIB, a_message, random_body
 
@@ -52,12 +53,12 @@ class Station:
                 group.create_task(self.deliver())
                 await asyncio.sleep(1 / rate)
 
-    async def links_become(self, state: str, seconds: float = 40) -> None:
+    async def links_become(self, state: str, seconds: float = PATIENCE) -> None:
         async with asyncio.timeout(seconds):
             while any(link.state != state for link in self.links):  # noqa: ASYNC110
                 await asyncio.sleep(0.02)
 
-    async def drained(self, seconds: float = 60) -> None:
+    async def drained(self, seconds: float = PATIENCE) -> None:
         async with asyncio.timeout(seconds):
             while self.fallback.stats.hooks_behind:  # noqa: ASYNC110
                 await asyncio.sleep(0.02)

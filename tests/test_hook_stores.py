@@ -14,6 +14,7 @@ from typing import Any
 
 import msgspec
 import pytest
+from harness import PATIENCE
 from structlog.testing import capture_logs
 
 from webhookd.adapters import sqlite
@@ -77,7 +78,7 @@ class Follower:
                     self.hooks.pop(change.token, None)
             self._news.set()
 
-    async def until(self, holds: Callable[[], bool], seconds: float = 10) -> None:
+    async def until(self, holds: Callable[[], bool], seconds: float = PATIENCE) -> None:
         async with asyncio.timeout(seconds):
             while not holds():
                 self._news.clear()

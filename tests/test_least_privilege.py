@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from commands import clean_environ, script, until
+from commands import clean_environ, script
 from documents import DOCS, blocks
-from harness import KEY, Daemon, request
+from harness import KEY, Daemon, request, until
 from processes import listening
 from servers import RABBITMQ_SCRIPTS, Etcd, RabbitMQ
 from test_cli_tail_broker import READY, Tail
@@ -155,7 +155,7 @@ def test_users_may_do_no_more_than_they_need(site: Site) -> None:
 
 def failing(daemon: Daemon, words: str) -> str:
     """Wait until readiness gives a reason that holds `words`, and return it."""
-    return until(lambda: next((reason for reason in readiness(daemon) if words in reason), None), 30)
+    return until(lambda: next((reason for reason in readiness(daemon) if words in reason), None))
 
 
 @pytest.mark.timeout(180)
@@ -170,7 +170,7 @@ def test_a_daemon_that_may_not_publish_says_so_and_loses_nothing(site: Site, tmp
         assert "poor" in reason
         site.rabbitmq.allow("poor", VHOST, "", "^events-to-enrich$", "")
         until(lambda: readiness(daemon) == [], 90)
-        until(lambda: daemon.metrics().get('webhookd_spool_messages{state="waiting"}') == 0, 30)
+        until(lambda: daemon.metrics().get('webhookd_spool_messages{state="waiting"}') == 0)
 
 
 def test_a_daemon_that_may_not_make_the_exchange_says_so(site: Site, tmp_path: Path) -> None:

@@ -98,7 +98,7 @@ def ready(daemon: Daemon) -> Answer:
 def test_one_after_the_other_refuses_nobody(site: tuple[Nginx, list[Daemon]]) -> None:
     nginx, daemons = site
     hook: dict[str, Any] = daemons[0].hook()
-    until(lambda: all(daemon.deliver(hook, BODY).status == 204 for daemon in daemons), 60)
+    until(lambda: all(daemon.deliver(hook, BODY).status == 204 for daemon in daemons))
     done = threading.Event()
     senders = [Sender(nginx.port, urlsplit(hook["hookUrl"]).path, done) for _ in range(4)]
     threads = [threading.Thread(target=sender.run) for sender in senders]
@@ -108,10 +108,10 @@ def test_one_after_the_other_refuses_nobody(site: tuple[Nginx, list[Daemon]]) ->
         for daemon in daemons * 2:
             before = [len(sender.outcomes) for sender in senders]
             assert daemon.stop() == 0
-            until(lambda before=before: all(len(s.outcomes) > n for s, n in zip(senders, before, strict=True)), 60)
+            until(lambda before=before: all(len(s.outcomes) > n for s, n in zip(senders, before, strict=True)))
             daemon.start()
             assert ready(daemon).status == 200
-            until(lambda daemon=daemon: accepted(daemon) > 0, 60)
+            until(lambda daemon=daemon: accepted(daemon) > 0)
     finally:
         done.set()
         for thread in threads:

@@ -426,7 +426,7 @@ def test_messages_of_all_tokens_are_published_in_order(own_rabbitmq, tmp_path):
         deliver(daemon, third)
         node.start()
         deliver(daemon, third)
-        until(lambda: daemon.metrics()["webhookd_hooks_behind"] == 0, 60)
+        until(lambda: daemon.metrics()["webhookd_hooks_behind"] == 0)
         deliver(daemon, third)
     numbers: list[int] = []
     asyncio.run(far_side(numbers))

@@ -1,12 +1,17 @@
 """The servers that tests run against are real, keep what they should over a restart, and forget it when wiped."""
 
+import os
+import random
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import harness
 import pytest
 from certificates import Certificates
-from harness import until
+from harness import free_port, until
 from processes import listening
 from servers import Etcd, RabbitMQ
 
@@ -77,3 +82,14 @@ def test_etcd_wants_certificates(own_etcd: Callable[..., Etcd], tmp_path: Path) 
     member.ctl("put", "/a", "there")
     member.ctl_tls = member.ctl_tls[:1]
     assert not member.answers()
+
+
+def test_a_port_is_given_once_whoever_asks(monkeypatch: pytest.MonkeyPatch) -> None:
+    draw = "import harness, random; harness.PORTS = random.Random(1); print(*[harness.free_port() for _ in range(9)])"
+    given: list[int] = []
+    for _ in range(2):
+        monkeypatch.setattr(harness, "PORTS", random.Random(1))
+        given += [free_port() for _ in range(9)]
+    environ = {**os.environ, "PYTHONPATH": str(Path(harness.__file__).parent)}
+    given += map(int, subprocess.check_output([sys.executable, "-c", draw], env=environ, text=True).split())
+    assert len(given) == len(set(given)) == 27

@@ -10,6 +10,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+from harness import PATIENCE
 from test_publishers import MIB, a_message
 
 from webhookd.adapters import spool_reader, spool_writer
@@ -62,7 +63,7 @@ async def fill(spool: Spool, size: int, **fields) -> tuple[int, Unpublished]:
     raise AssertionError
 
 
-async def until(holds: Callable[[], object], seconds: float = 10) -> None:
+async def until(holds: Callable[[], object], seconds: float = PATIENCE) -> None:
     async with asyncio.timeout(seconds):
         while not holds():  # noqa: ASYNC110 - what changes in another thread has no event
             await asyncio.sleep(0.005)

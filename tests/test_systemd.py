@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from documents import blocks, pages
-from harness import WEBHOOKD, Answer, Daemon, free_port, need, request
+from harness import PATIENCE, WEBHOOKD, Answer, Daemon, free_port, need, request
 
 from webhookd import sdnotify
 
@@ -276,7 +276,7 @@ class ActivatedDaemon(Daemon):
         self.flags["listen"] = f"127.0.0.1:{free_port()}"  # which the inherited socket wins over
         self.port = listener.getsockname()[1]
 
-    def start(self, timeout: float = 20) -> None:
+    def start(self, timeout: float = PATIENCE) -> None:
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(
                 activated(self.listener, *self.command()),

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 from urllib.parse import urlsplit
 
-from harness import WEBHOOKD, Daemon
+from harness import PATIENCE, WEBHOOKD, Daemon
 
 PAD = random.Random(0).randbytes(1 << 20).hex()
 SIZES = (60, 200, 1000, 2000, 5000, 12_000)
@@ -198,7 +198,7 @@ class Traffic:
         assert len(found) == self.fates()["204"], "a receipt was given twice"
         return {receipt: one for receipt, one in found.items() if receipt}
 
-    def wait_for(self, fate: str, count: int, seconds: float = 20) -> None:
+    def wait_for(self, fate: str, count: int, seconds: float = PATIENCE) -> None:
         """Return once `count` more deliveries have had this fate."""
         until = self.fates()[fate] + count
         deadline = time.monotonic() + seconds

@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Callable, Sequence
 
 import structlog
+from harness import PATIENCE
 from tornado import httputil, web
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_sockets
@@ -186,7 +187,7 @@ class Client:
         for piece in pieces:
             self.writer.write(piece)
 
-    async def until(self, wanted: Callable[[bytes], object], seconds: float = 15) -> bytes:
+    async def until(self, wanted: Callable[[bytes], object], seconds: float = PATIENCE) -> bytes:
         """Read until `wanted` is content with all that came."""
         async with asyncio.timeout(seconds):
             while not wanted(self.seen):
@@ -199,7 +200,7 @@ class Client:
         await self.until(lambda seen: len(STATUS.findall(seen)) >= count and seen.rstrip(b" ") and _whole(seen))
         return [int(status) for status in STATUS.findall(self.seen)]
 
-    async def rest(self, seconds: float = 15) -> bytes:
+    async def rest(self, seconds: float = PATIENCE) -> bytes:
         """Read until the server closes."""
         async with asyncio.timeout(seconds):
             while data := await self.reader.read(65536):

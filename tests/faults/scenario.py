@@ -10,7 +10,7 @@ from typing import Any, Self
 from faults.checker import Account, Row, Window
 from faults.collector import Collector, declare
 from faults.proxy import Proxy
-from harness import Daemon, request, until
+from harness import PATIENCE, Daemon, request, until
 from servers import RabbitMQ
 from traffic import Traffic, hooks_of
 
@@ -108,7 +108,7 @@ class Scenario:
         """Return how many deliveries the daemon that runs has answered 204 with this first outcome."""
         return self.daemon.metrics().get(f'webhookd_deliveries_total{{outcome="{outcome}"}}', 0.0)
 
-    def wait_for(self, outcome: str, count: int = 50, timeout: float = 30) -> None:
+    def wait_for(self, outcome: str, count: int = 50, timeout: float = PATIENCE) -> None:
         """Return once `count` more deliveries are `confirmed` or `spooled`."""
         goal = self.counted(outcome) + count
         until(lambda: self.counted(outcome) >= goal, timeout)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from disks import Disk, disk
-from harness import Answer, Daemon, need, request
+from harness import PATIENCE, Answer, Daemon, need, request
 from traffic import Traffic, check_nothing_is_lost, hooks_of, kept
 
 
@@ -17,7 +17,7 @@ def readiness(daemon: Daemon) -> tuple[int, str]:
     return answer.status, " ".join([answer.json["status"], *answer.json["reasons"]])
 
 
-def until_taken(daemon: Daemon, hook: dict[str, Any], body: bytes, seconds: float = 5) -> Answer:
+def until_taken(daemon: Daemon, hook: dict[str, Any], body: bytes, seconds: float = PATIENCE) -> Answer:
     deadline = time.monotonic() + seconds
     while (answer := daemon.deliver(hook, body)).status != 204:
         assert answer.status == 503
@@ -32,7 +32,7 @@ class OnDisk(Daemon):
     def __init__(self, small: Disk, folder: Path, **flags: str) -> None:
         super().__init__(folder, wrapper=small.wrapper, spool_max_bytes="8MiB", **flags)
 
-    def wait_ready(self, timeout: float = 20) -> None:
+    def wait_ready(self, timeout: float = PATIENCE) -> None:
         deadline = time.monotonic() + timeout
         while True:
             assert self.process is not None

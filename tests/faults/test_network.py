@@ -74,6 +74,6 @@ def test_cut_in_the_middle_of_a_message(scenario: Begin, rounds: int, moments: r
     for _ in range(8 * rounds):
         with run.fault():
             run.proxy.cut_after(moments.choice([1, 7, 300, 5000, 100_000, 1_000_000]) + moments.randrange(300))
-            until(lambda: not run.proxy.armed, 60)
+            until(lambda: not run.proxy.armed)
         run.live_again()
     run.end(duplicates=True)

@@ -12,7 +12,7 @@ import pytest
 from faults.conftest import Begin
 from faults.proxy import Proxy
 from faults.scenario import Scenario
-from harness import Daemon, until
+from harness import PATIENCE, Daemon, until
 from servers import Etcd
 
 pytestmark = pytest.mark.timeout(900)
@@ -30,7 +30,7 @@ def another_node(folder: Path, store: str, **flags: str) -> Iterator[Daemon]:
         yield other
 
 
-def create(daemon: Daemon, timeout: float = 30) -> dict[str, Any]:
+def create(daemon: Daemon, timeout: float = PATIENCE) -> dict[str, Any]:
     """Create a hook that is new, as soon as the store lets it."""
     document = {"datasource": "generic", "event": f"extra-{next(numbers)}"}
     deadline = time.monotonic() + timeout
@@ -43,7 +43,7 @@ def create(daemon: Daemon, timeout: float = 30) -> dict[str, Any]:
 
 
 def delete(daemon: Daemon, hook: dict[str, Any]) -> None:
-    until(lambda: daemon.config("DELETE", f"/wh/config/{hook['token']}", tenant="t9").status in {204, 404}, 30)
+    until(lambda: daemon.config("DELETE", f"/wh/config/{hook['token']}", tenant="t9").status in {204, 404})
 
 
 def status(daemon: Daemon, hook: dict[str, Any]) -> int:
@@ -53,9 +53,9 @@ def status(daemon: Daemon, hook: dict[str, Any]) -> int:
 def follows(daemon: Daemon, other: Daemon) -> None:
     """Assert that what is changed through the other node arrives at this one."""
     hook = create(other)
-    until(lambda: status(daemon, hook) == 204, 30)
+    until(lambda: status(daemon, hook) == 204)
     delete(other, hook)
-    until(lambda: status(daemon, hook) == 404, 30)
+    until(lambda: status(daemon, hook) == 404)
 
 
 def only_taken(run: Scenario) -> None:
@@ -107,7 +107,7 @@ def test_hangs(scenario: Begin, own_etcd: OwnEtcd, rounds: int, pause: float, tm
             with run.fault():
                 etcd.pause()
                 time.sleep(pause)
-                until(lambda: "store down" in run.reasons(), 30)
+                until(lambda: "store down" in run.reasons())
                 etcd.resume()
             follows(run.daemon, other)
     run.end()
@@ -126,8 +126,8 @@ def while_cut_off(
         delete(other, old)
         meanwhile()
         proxy.heal()
-    until(lambda: status(run.daemon, new) == 204, 30)
-    until(lambda: status(run.daemon, old) == 404, 30)
+    until(lambda: status(run.daemon, new) == 204)
+    until(lambda: status(run.daemon, old) == 404)
 
 
 def test_cut_off(scenario: Begin, own_etcd: OwnEtcd, rounds: int, tmp_path: Path) -> None:
@@ -136,9 +136,7 @@ def test_cut_off(scenario: Begin, own_etcd: OwnEtcd, rounds: int, tmp_path: Path
         run = scenario("etcd: black hole", store=etcd.url(PREFIX, port=proxy.port))
         with another_node(tmp_path / "other", etcd.url(PREFIX)) as other:
             for _ in range(rounds):
-                while_cut_off(
-                    run, proxy, other, proxy.blackhole, lambda: until(lambda: "store down" in run.reasons(), 30)
-                )
+                while_cut_off(run, proxy, other, proxy.blackhole, lambda: until(lambda: "store down" in run.reasons()))
         run.end()
         only_taken(run)
         run.close()
@@ -171,7 +169,7 @@ def test_wiped(scenario: Begin, own_etcd: OwnEtcd, tmp_path: Path) -> None:
             etcd.wipe()
             etcd.start()
         follows(run.daemon, other)
-        until(lambda: status(run.daemon, run.traffic.hooks[0]) == 404, 30)
+        until(lambda: status(run.daemon, run.traffic.hooks[0]) == 404)
     run.end()
     assert run.traffic.fates().keys() <= {"204", "404", "503"}
 
@@ -202,7 +200,7 @@ def test_permission_denied(scenario: Begin, own_etcd: OwnEtcd, rounds: int, tmp_
         for _ in range(rounds):
             with run.fault():
                 etcd.ctl("role", "revoke-permission", "hooks", "--prefix=true", f"{PREFIX}/")
-                until(lambda: "store down" in run.reasons(), 30)
+                until(lambda: "store down" in run.reasons())
                 etcd.ctl("role", "grant-permission", "hooks", "readwrite", "--prefix=true", f"{PREFIX}/")
             follows(run.daemon, other)
     run.end()
