@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from harness import PATIENCE
 from hypothesis import Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
@@ -95,7 +96,7 @@ class FallbackMachine(RuleBasedStateMachine):
         self.links: tuple[Broker, ...] = ()
 
     def run(self, work: Coroutine[Any, Any, Any]) -> Any:
-        return self.runner.run(asyncio.wait_for(work, 60))
+        return self.runner.run(asyncio.wait_for(work, 120))
 
     @initialize()
     def begin(self) -> None:
@@ -236,7 +237,7 @@ class FallbackMachine(RuleBasedStateMachine):
         for link in self.links:
             link.become("up")
             link.play(lambda _: None)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE):
             await asyncio.gather(*(one.answer for one in self.published))
             await asyncio.sleep(0.01)  # for what an operator has just changed to be seen
             while self.fallback.stats.hooks_behind:  # noqa: ASYNC110
