@@ -1,6 +1,7 @@
 """Holds records of deliveries to their bounds, their order, and what they say."""
 
 import random
+import tracemalloc
 from collections.abc import Mapping
 
 import msgspec
@@ -211,6 +212,38 @@ def test_memory_is_bounded_and_what_was_used_last_stays():
     assert kept == list(range(101 - len(kept), 101))
     assert 10 < len(kept) < 100
     assert len(records.gone) == 100 - len(kept)
+
+
+@pytest.mark.parametrize("each", [1, 20])
+def test_what_is_counted_is_what_memory_they_take(each):
+    hooks = 2000 // each
+    records, _ = some(hooks=hooks, per_hook=each, max_bytes=1 << 30)
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for number in range(hooks * each):
+            hook = a_hook(number % hooks + 1)
+            refuse(records, hook, b"x" * 200, Fields.of(HEAD[:-2] + b"X-Number: %d\r\n\r\n" % number))
+        assert len(records) == hooks * each
+        noted = tracemalloc.get_traced_memory()[0] - before
+        assert records.shares.bytes / 1.5 < noted < records.shares.bytes * 1.5
+        for _, token, kept in records.unwritten(10**9, 10**12):
+            records.written(token, [(one, records.make(one)) for one in kept])
+        written = tracemalloc.get_traced_memory()[0] - before
+        assert records.shares.bytes / 1.5 < written < records.shares.bytes * 1.5
+    finally:
+        tracemalloc.stop()
+
+
+def test_memory_stays_bounded_when_records_are_written():
+    many = Fields.of(HEAD[:-2] + b"".join(b"X-%d: y\r\n" % number for number in range(50)) + b"\r\n")
+    records, _ = some(hooks=20, max_bytes=50_000)
+    for number in range(1, 21):
+        refuse(records, a_hook(number), b"x", many)
+    assert len(records) > 10
+    for _, token, kept in records.unwritten(1000, 1 << 20):
+        records.written(token, [(one, records.make(one)) for one in kept])
+    assert records.shares.bytes <= 50_000
 
 
 def test_one_hook_alone_is_bounded_too():

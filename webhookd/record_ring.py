@@ -29,8 +29,10 @@ they are read from headers and body when somebody asks), headers, body, and the 
 """
 OVERHEAD = 500
 """About how many bytes of memory a record takes beside its headers and its body."""
-PER_FIELD = 90
-"""And each header field beside its value."""
+PER_FIELD = 150
+"""And each header field beside its value, once it is read."""
+PER_HOOK = 1000
+"""And each hook that has any."""
 
 
 class Begun(NamedTuple):
@@ -101,7 +103,7 @@ class Ring:
         self.limit = limit
         self.tenant = tenant
         self.listed = False
-        self.bytes = 0
+        self.bytes = PER_HOOK
         self.entries: deque[Kept] = deque()
 
     def add(self, newest_first: Sequence[Noted]) -> None:

@@ -43,6 +43,7 @@ class Shares:
         if share is None:
             share = self._tenants[tenant] = _Share()
         share.rings[token] = ring
+        self._grown(tenant, share, ring.bytes)
         return ring
 
     def used(self, token: str, ring: Ring, more: int) -> None:

@@ -205,6 +205,7 @@ class Records:
             before = ring.bytes
             ring.let_go(written)
             self.shares.resized(ring, ring.bytes - before)
+            self._shrink()
 
     def not_written(self, token: str, entries: Collection[Kept]) -> None:
         """Take back what could not be written, to be returned by `unwritten` again."""
@@ -216,9 +217,10 @@ class Records:
     def restore(self, token: str, tenant: str, records: Collection[Record]) -> None:
         """Take the records of a tenant's hook that has none yet, oldest first, that were written before."""
         ring = self.shares.begin(token, tenant)
+        before = ring.bytes
         for record in records:
             ring.restore(record)
-        self.shares.used(token, ring, ring.bytes)
+        self.shares.used(token, ring, ring.bytes - before)
         self._shrink()
 
     # --- inside ------------------------------------------------------------------------------------------------------
