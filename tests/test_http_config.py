@@ -10,6 +10,8 @@ from urllib.parse import urlsplit
 import pytest
 from harness import KEY, Answer, Daemon, mint, request
 
+from webhookd.http_config import AT_A_TIME
+
 KEYS = {
     "datasource",
     "event",
@@ -33,6 +35,12 @@ def problem(answer: Answer, status: int) -> dict:
     assert "detail" in document
     assert set(document) <= {"title", "status", "detail", "errors"}
     return document
+
+
+def test_more_hooks_than_are_put_into_words_at_a_time_are_listed_in_order(shared_daemon):
+    made = [shared_daemon.hook(event=f"number-{number}", tenant="many") for number in range(2 * AT_A_TIME + 1)]
+    listed = shared_daemon.config("GET", tenant="many").json
+    assert listed == sorted(made, key=lambda hook: (hook["createdAt"], hook["token"]))
 
 
 def test_creating_showing_listing_and_deleting(daemon):

@@ -12,8 +12,8 @@ from webhookd.http1_head import Fields
 from webhookd.ingest import MAX_SENDER_WORD
 from webhookd.model import Event, Hook, Message, Record, Rotation
 from webhookd.ports import Deleted, Snapshot
-from webhookd.record_view import shown
-from webhookd.records import Records, shown_headers
+from webhookd.record_view import shown, shown_headers
+from webhookd.records import Records
 from webhookd.registry import load
 
 REGISTRY = load()

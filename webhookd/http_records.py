@@ -10,9 +10,9 @@ from webhookd.body import check_content_type
 from webhookd.errors import NotFound
 from webhookd.http_config import ConfigHandler, Route
 from webhookd.json_input import json_object, refuse_faults
-from webhookd.model import Hook, Record
+from webhookd.model import OUTCOMES, Hook, Record
 from webhookd.record_view import MOST, PAGE, shown
-from webhookd.records import OUTCOMES, Records
+from webhookd.records import Records
 from webhookd.replay import Replayed, Replayer, Wanted
 from webhookd.tenant_hooks import TenantHooks
 from webhookd.trials.schemes import secret_headers

@@ -12,12 +12,9 @@ from webhookd.errors import Rejected
 from webhookd.hooks import HookTable
 from webhookd.http1_head import Fields
 from webhookd.ingest import Datasources
-from webhookd.model import OUTCOMES, Event, Hook, Message, Outcome, Record
+from webhookd.model import Event, Hook, Message, Outcome, Record
 from webhookd.record_ring import ACCEPTED, ANSWERED, Begun, Ended, Kept, Noted, Ring, head_of
 from webhookd.record_shares import Shares, Turns
-from webhookd.record_view import shown_headers
-
-__all__ = ["MAX_KEPT_BODY", "OUTCOMES", "Outcome", "Record", "Records", "shown_headers"]
 
 MAX_KEPT_BODY = 64 * 1024
 """The largest body, in bytes as received, that is kept with a record."""

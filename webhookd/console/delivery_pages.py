@@ -9,7 +9,8 @@ from webhookd.console import forms, sending, views
 from webhookd.console.pages import Page
 from webhookd.errors import NotFound
 from webhookd.model import OUTCOMES, Hook, Record
-from webhookd.records import MAX_KEPT_BODY, shown_headers
+from webhookd.record_view import shown_headers
+from webhookd.records import MAX_KEPT_BODY
 from webhookd.replay import Wanted
 from webhookd.trials.schemes import secret_headers
 

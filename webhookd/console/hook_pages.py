@@ -33,7 +33,9 @@ class HookList(Deliveries):
         number = self.get_query_argument("page", "1")
         page = int(number) if number.isascii() and number.isdigit() and len(number) <= DIGITS else 1
         own = self.console.service.table.of_tenant(self.me.caller.tenant)[::-1]
-        hooks = [hook for hook in own if find in f"{hook.datasource} {hook.event} {hook.token}".lower()]
+        hooks = (
+            [hook for hook in own if find in f"{hook.datasource} {hook.event} {hook.token}".lower()] if find else own
+        )
         shown = hooks[(page - 1) * PAGE : page * PAGE]
         self.render(
             "hooks.html",
