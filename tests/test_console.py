@@ -13,6 +13,7 @@ import websocket
 from harness import Answer, Daemon, free_port, mint, request, until
 
 from webhookd.console import views
+from webhookd.console.hosts import without_port
 from webhookd.console.live import MOST_OF_ONE
 from webhookd.console.remedies import FAULTS
 from webhookd.console.session import MOST_OF_TENANT
@@ -428,6 +429,18 @@ def test_json_is_shown_with_its_lines_and_colours():
 @pytest.mark.parametrize("body", [b"<", b'"\\', b'["&"] x', b"[" * 1_000_000, b"[" + b"1," * 500_000 + b"1]"])
 def test_what_is_no_json_or_too_much_of_it_is_shown_as_it_came(body):
     assert views.payload(body) == escape(body.decode())
+
+
+def test_a_host_is_told_from_its_port():
+    hosts = {
+        "a.b": "a.b",
+        "a.b:1": "a.b",
+        "[::1]": "[::1]",
+        "[::1]:80": "[::1]",
+        "a:b": "a:b",
+        ":80": ":80",
+    }
+    assert {host: without_port(host) for host in hosts} == hosts
 
 
 def test_there_is_none_where_it_is_switched_off(tmp_path):

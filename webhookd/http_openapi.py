@@ -29,8 +29,9 @@ _HEADERS = {
 _ABOUT = (
     "Tenants manage their hooks under `/wh/config`, with a bearer token; senders post deliveries to the URLs of hooks."
     " Every refusal is `application/problem+json` (RFC 9457) and says what is wrong. A method that is not listed is"
-    " answered 405 with `Allow`; what is no HTTP/1.1 is answered with a status and no body (400, 408, 413, 417, 431,"
-    " 501). The messages that are published are described at `/wh/asyncapi.json`."
+    " answered 405 with `Allow`, a body of over 64 KiB 413 where no delivery is taken; what is no HTTP/1.1 is answered"
+    " with a status and no body (400, 408, 413, 417, 431, 501). The messages that are published are described at"
+    " `/wh/asyncapi.json`."
 )
 
 

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from tornado import httputil
 
 from webhookd.errors import Rejected
-from webhookd.http_problem import bug, http_date, problem, reason_phrase
+from webhookd.http_problem import http_date, problem, reason_phrase
 
 DRAIN_SECONDS = 30.0
 """How long the rest of a refused body is thrown away, so that a sender that writes on still reads its answer."""
@@ -55,10 +55,6 @@ class Exchange(httputil.HTTPMessageDelegate, ABC):
     def reply_problem(self, error: Rejected) -> None:
         """Answer with a refusal."""
         self.reply(*problem(error))
-
-    def reply_bug(self) -> None:
-        """Answer 500 with nothing of what went wrong."""
-        self.reply(*bug())
 
     def reply(self, status: int, headers: Mapping[str, str], body: bytes = b"") -> None:
         """Answer; only the first answer counts."""

@@ -8,7 +8,7 @@ from typing import Protocol
 from urllib.parse import urlsplit
 
 from webhookd.console.feed import Feed
-from webhookd.console.hosts import Hosts
+from webhookd.console.hosts import Hosts, without_port
 from webhookd.console.session import Attempts, Invitations, Session, Sessions
 from webhookd.console.trend import Trend
 from webhookd.explainer import Explainer
@@ -87,5 +87,5 @@ class Console:
             return None
         parts = urlsplit(self.listen_url)
         if parts.hostname in ("0.0.0.0", "::"):  # noqa: S104 - it is compared
-            return f"http://{host.rpartition(':')[0] or host}:{parts.port}"
+            return f"http://{without_port(host)}:{parts.port}"
         return self.listen_url

@@ -23,7 +23,7 @@ class Hosts:
         still stands in the header.
         """
         host = host.lower()
-        return host in self._names or _without_port(host) in self._names
+        return host in self._names or without_port(host) in self._names
 
 
 def same_origin(origin: str | None, host: str) -> bool:
@@ -46,6 +46,7 @@ def over_https(origin: str | None) -> bool:
     return origin is not None and origin.startswith("https://")
 
 
-def _without_port(host: str) -> str:
+def without_port(host: str) -> str:
+    """Return the host of `host` or `host:port`, in brackets where it came so."""
     name, _, port = host.rpartition(":")
     return name if name and port.isdigit() and (not name.startswith("[") or name.endswith("]")) else host

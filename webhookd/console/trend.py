@@ -22,9 +22,7 @@ RATES = {
     "accepted": ("webhookd_deliveries_total|confirmed", "webhookd_deliveries_total|spooled"),
     "ignored": ("webhookd_deliveries_total|ignored",),
     "refused": ("webhookd_deliveries_total|refused",),
-    "bytes": ("webhookd_accepted_body_bytes_total",),
     "drained": ("webhookd_drained_total",),
-    "spooled": ("webhookd_deliveries_total|spooled",),
 }
 """What is shown as so many a second, and the counters that it is the sum of."""
 LEVELS = {
