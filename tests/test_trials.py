@@ -356,6 +356,7 @@ def hostile(body: bytes) -> list[tuple[Hook, Delivery]]:
         b"payload=" + b"&payload=" * 5000,
         gzip.compress(bytes(30 * 1024 * 1024)),
         b"\xff" * MAX_BODY,
+        b'{"id": "\\ud800", "eventId": "a\\nb"}',
     ],
 )
 def test_hostile_deliveries_explain_nothing(body: bytes) -> None:

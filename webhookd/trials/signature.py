@@ -201,7 +201,8 @@ def _ids_in(body: bytes) -> Iterator[str]:
     except (ValueError, RecursionError):
         return
     if isinstance(document, dict):
-        yield from (v for k in ("id", "event_id", "eventId", "messageId") if isinstance(v := document.get(k), str))
+        ids = [document.get(name) for name in ("id", "event_id", "eventId", "messageId")]
+        yield from (found for found in ids if isinstance(found, str) and found.isprintable())
 
 
 def _by_hmac(case: _Case, given: list[marks.Mark], heads: list[Body], keys: list[Key]) -> tuple[Diagnosis, ...]:
