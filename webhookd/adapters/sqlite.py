@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import sqlite3
 from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -140,6 +141,8 @@ class SqliteStore:
             written = msgspec.structs.replace(hook, api_token=api_token, revision=_next_revision(db))
             db.execute(PUT, _row(written))
         self._push(written)
+        if current is not None and {s.value for s in current.secrets} - {s.value for s in hook.secrets}:
+            _empty_log(db)
         return written
 
     def _delete(self, hook_id: str) -> int:
@@ -149,6 +152,7 @@ class SqliteStore:
                 return _revision(db)
             revision = _next_revision(db)
         self._push(Deleted(hook_id, revision))
+        _empty_log(db)
         return revision
 
     def _replace_all(self, snapshot: Snapshot) -> None:
@@ -214,6 +218,12 @@ def _prepare(db: sqlite3.Connection) -> None:
         db.executescript(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {VERSION}; COMMIT")
     elif version != VERSION:
         raise StoreError(f"written by another version of webhookd (its format is {version})")
+
+
+def _empty_log(db: sqlite3.Connection) -> None:
+    """Have the file alone hold what is in it: in its log is what was, secrets too. Where that cannot be, at the end."""
+    with contextlib.suppress(sqlite3.Error):
+        db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
 
 def decode(record: bytes, revision: int, tenants: Mapping[str, Hook] = MappingProxyType({})) -> Hook:
