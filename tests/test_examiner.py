@@ -191,7 +191,7 @@ def test_tenants_take_turns(plugins):
 
 def test_who_waits_too_long_is_sent_away(plugins):
     async def scenario(examiner):
-        async with examiner._turn:  # as another tenant's job has it
+        async with examiner._turns.of("another"):  # as another tenant's job has it
             with pytest.raises(Unavailable, match="waiting"):
                 await examiner.examine(hook(), delivery())
         assert await examiner.examine(hook(), delivery())

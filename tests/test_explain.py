@@ -475,7 +475,7 @@ def test_who_asks_for_many_waits_behind_who_asks_for_one() -> None:
     asyncio.run(all_of_them())
     assert answered[:3] == ["many", "one", "many"]
     assert len(answered) == 21
-    assert explainer._turns == {}
+    assert not explainer._turns
 
 
 # --- what the documents say ------------------------------------------------------------------------------------------

@@ -23,6 +23,7 @@ LAYERS = (
         "auth",
         "body",
         "limits",
+        "turns",
         "settings",
         "statedir",
         "listeners",

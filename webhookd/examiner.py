@@ -27,6 +27,7 @@ from webhookd.datasource import Datasource
 from webhookd.errors import Rejected, SchemaMismatch, Unavailable
 from webhookd.ingest import SchemaCheck, examine
 from webhookd.model import Delivery, Event, Fault, Hook, Verified
+from webhookd.turns import Turns
 
 LARGE_BODY = 1024 * 1024
 """Over this, in bytes, verifying and inflating leave the event loop for a thread, reading for another process."""
@@ -92,8 +93,7 @@ class Examiner:
     def __init__(self, plugins: Plugins, time_limit: float) -> None:
         self._arguments = msgspec.json.encode(plugins).decode()
         self._time_limit = time_limit
-        self._turns: dict[str, asyncio.Lock] = {}
-        self._turn = asyncio.Lock()
+        self._turns = Turns()
         self._process: asyncio.subprocess.Process | None = None
 
     async def examine(self, hook: Hook, verified: Verified) -> Event:
@@ -102,16 +102,12 @@ class Examiner:
         A check that takes longer than the time limit (seconds) is a fault of the body where a schema is asked for;
         `Unavailable` is raised where it is not, where the turn does not come in time, or where no process can be had.
         """
-        turns = self._turns.setdefault(hook.tenant, asyncio.Lock())
         try:
-            async with asyncio.timeout(self._time_limit) as waiting, turns, self._turn:
+            async with asyncio.timeout(self._time_limit) as waiting, self._turns.of(hook.tenant):
                 waiting.reschedule(None)
                 return await self._examine(hook, verified)
         except TimeoutError:
             raise Unavailable("too many large bodies are waiting to be checked; send it again", check="json") from None
-        finally:
-            if not turns.locked():
-                self._turns.pop(hook.tenant, None)
 
     async def close(self) -> None:
         """End the process."""

@@ -12,6 +12,7 @@ from webhookd.explain import Explanation, explain
 from webhookd.ingest import Datasources, SchemaCheck
 from webhookd.model import Hook, Record
 from webhookd.records import Records
+from webhookd.turns import Turns
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,18 +24,12 @@ class Explainer:
     schemas: SchemaCheck
     max_body: int
     now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000
-    _turns: dict[str, asyncio.Lock] = field(default_factory=dict)
-    _turn: asyncio.Lock = field(default_factory=asyncio.Lock)
+    _turns: Turns = field(default_factory=Turns)
 
     async def explain(self, hook: Hook, record: Record) -> Explanation:
         """Return why `record`, of a delivery to `hook`, is as it is, judged by the hook as it is now."""
-        turns = self._turns.setdefault(hook.tenant, asyncio.Lock())
-        try:
-            async with turns, self._turn:
-                return await asyncio.to_thread(explain, self._case(hook, record), self.now_ms())
-        finally:
-            if not turns.locked():
-                self._turns.pop(hook.tenant, None)
+        async with self._turns.of(hook.tenant):
+            return await asyncio.to_thread(explain, self._case(hook, record), self.now_ms())
 
     def _case(self, hook: Hook, record: Record) -> Case:
         source = self.datasources.get(hook.datasource)
