@@ -440,7 +440,12 @@ def test_no_secret_stays_on_disk_when_it_is_removed(tmp_path):
         assert on_disk(b"hunter3")
         await store.put(msgspec.structs.replace(written, secrets=()))
         assert not on_disk(b"hunter2")
-        await store.delete(other.token)
+        with contextlib.closing(sqlite3.connect(tmp_path / "hooks.db")) as reader:
+            reader.execute("BEGIN")
+            reader.execute("SELECT * FROM hook").fetchall()
+            await store.delete(other.token)  # its time to wait is not that of a writer
+        last = await store.put(a_hook("c"))
+        await store.delete(last.token)
         assert not on_disk(b"hunter3")
 
     run(tmp_path, "sqlite", before)

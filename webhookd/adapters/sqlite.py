@@ -23,6 +23,8 @@ from webhookd.statedir import sync_directory
 
 VERSION = 1
 """`PRAGMA user_version` of the files written here."""
+BUSY = 5
+"""How long, in seconds, is waited where another process has locked the file."""
 
 SCHEMA = """
 CREATE TABLE hook (
@@ -198,7 +200,7 @@ def connect(path: Path) -> sqlite3.Connection:
     new = not path.exists()
     if new:
         path.touch(0o600)
-    db = sqlite3.connect(path, isolation_level=None, timeout=5, check_same_thread=False)
+    db = sqlite3.connect(path, isolation_level=None, timeout=BUSY, check_same_thread=False)
     try:
         _prepare(db)
     except BaseException:
@@ -221,9 +223,14 @@ def _prepare(db: sqlite3.Connection) -> None:
 
 
 def _empty_log(db: sqlite3.Connection) -> None:
-    """Have the file alone hold what is in it: in its log is what was, secrets too. Where that cannot be, at the end."""
+    """Have the file alone hold what is in it: in its log is what was, secrets too.
+
+    While somebody reads that cannot be, and nobody waits for it: it is done the next time, or at the end.
+    """
     with contextlib.suppress(sqlite3.Error):
+        db.execute("PRAGMA busy_timeout = 0")
         db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
+    db.execute(f"PRAGMA busy_timeout = {BUSY * 1000}")
 
 
 def decode(record: bytes, revision: int, tenants: Mapping[str, Hook] = MappingProxyType({})) -> Hook:
