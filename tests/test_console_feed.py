@@ -6,7 +6,7 @@ import json
 from test_records import a_hook, accept, refuse, some
 
 from webhookd.console.feed import MOST_AT_ONCE, Feed
-from webhookd.ports import Deleted
+from webhookd.ports import Deleted, Snapshot
 
 
 async def told_by(*queues: asyncio.Queue) -> list:
@@ -45,12 +45,16 @@ def test_the_pages_of_a_hook_are_told_the_same_until_they_are_closed():
 
 def test_pages_of_a_hook_that_is_gone_are_told_so():
     async def scenario() -> None:
-        records, table = some()
-        told = asyncio.Queue()
-        Feed(records, table, "/console").watch(a_hook(), told.put_nowait)
-        refuse(records, a_hook())
-        table.apply(Deleted(a_hook().token, 2))
-        assert await told_by(told) == [None]
+        records, table = some(hooks=3)
+        feed = Feed(records, table, "/console")
+        pages = [asyncio.Queue() for _ in range(3)]
+        for number, page in enumerate(pages, 1):
+            feed.watch(a_hook(number), page.put_nowait)
+        table.apply(Deleted(a_hook(1).token, 2))
+        assert [page.empty() for page in pages] == [False, True, True]
+        table.apply(Snapshot((a_hook(3),), 3))
+        assert [page.empty() for page in pages] == [False, False, True]
+        assert await told_by(*pages[:2]) == [None, None]
 
     asyncio.run(scenario())
 

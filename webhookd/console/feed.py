@@ -52,6 +52,7 @@ class Feed:
         """When what was heard of a hook is to be told, by its id, soonest first; in the event loop's time."""
         self._rested = 0.0
         self._turn: asyncio.TimerHandle | None = None
+        table.on_gone(self._gone)
 
     def watch(self, hook: Hook, told: Told) -> Callable[[], None]:
         """Have `told` called with the new rows of the hook's page as they come; returns what ends it."""
@@ -68,6 +69,13 @@ class Feed:
                 del self._watched[hook.id]
 
         return stop
+
+    def _gone(self, hook_id: str | None) -> None:
+        for each in list(self._watched) if hook_id is None else [hook_id]:
+            watched = self._watched.get(each)
+            if watched is not None and self._table.by_id(each) is None:
+                for told in tuple(watched.pages):
+                    told(None)
 
     def _hear(self, hook_id: str, watched: _Watched, record: Record) -> None:
         """Gather; this is called on the path of a delivery."""
