@@ -75,7 +75,7 @@ class Records:
         self._fresh.append(
             (hook, message.receipt, message.received_at, ACCEPTED, size, seconds, named, event, head, kept, None)
         )
-        if len(self._fresh) >= UNSORTED or self._listeners:
+        if len(self._fresh) >= UNSORTED or (self._listeners and hook.id in self._listeners):
             self._sort()
 
     def ignored(self, hook: Hook, headers: Mapping[str, str], size: int, started: float, event: Event) -> None:
@@ -114,7 +114,7 @@ class Records:
     def _note(self, noted: Noted) -> None:
         self._fresh.append(noted)
         # bodies count: what is not sorted is not counted yet
-        if len(self._fresh) >= UNSORTED or self._listeners or noted[9] is not None:
+        if len(self._fresh) >= UNSORTED or noted[9] is not None or noted[0].id in self._listeners:
             self._sort()
 
     # --- what is asked of them ---------------------------------------------------------------------------------------
