@@ -213,6 +213,7 @@ class Etcd(Server):
             input=stdin,
             capture_output=True,
             text=True,
+            errors="backslashreplace",  # keys are bytes
             env=self.environ,
             check=False,
         )
