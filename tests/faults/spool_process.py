@@ -147,7 +147,10 @@ async def full(path: Path) -> dict[str, Any]:
 
 
 async def drained(path: Path) -> dict[str, Any]:
-    """Drain a large backlog to nothing on a full disk, a page at a time."""
+    """Drain a large backlog to nothing on a full disk, a page at a time; somebody takes all its room in between.
+
+    Not while the writer is at work: who takes what the reserve has just given free, before it is used, has it.
+    """
     spool_writer.TICK = 0.05
     filler = path.with_name("filler")
     options = {"max_bytes": 16 * MIB, "retention": 1e9, "keep": False}
@@ -158,10 +161,12 @@ async def drained(path: Path) -> dict[str, Any]:
         if count % 50 == 0:
             await asyncio.gather(*(attempt(spool, number, 3000) for number in range(count, count + 50)))
             count += 50
+    await spool.retry()  # it is answered once all that was answered before is written back
     fill(filler)
     await attempt(spool, 99_999)
     gone, errors = 0, []
     while page := await spool.entries(limit=50):
+        await spool.retry()
         fill(filler)
         try:
             gone += await spool.confirm([entry.seq for entry in page])
