@@ -14,7 +14,7 @@ from test_publishers import a_message
 from tornado.httpserver import HTTPServer
 from tornado.netutil import bind_unix_socket
 
-from webhookd import control, control_client
+from webhookd import control
 from webhookd.adapters.spool import Spool, State
 from webhookd.control import control_app
 from webhookd.control_client import ControlError, DaemonSpool, NoDaemonError, UnixConnection
@@ -237,13 +237,12 @@ def test_a_daemon_that_goes_while_it_is_asked(tmp_path, caplog):
     assert caplog.records == []
 
 
-def test_a_daemon_that_does_not_answer(tmp_path, monkeypatch):
-    monkeypatch.setattr(control_client, "TIMEOUT", 0.1)
+def test_a_daemon_that_does_not_answer(tmp_path):
     with socket.socket(socket.AF_UNIX) as deaf:
         deaf.bind(str(tmp_path / "control.sock"))
         deaf.listen()
         with pytest.raises(ControlError, match="the daemon does not answer"):
-            DaemonSpool(tmp_path / "control.sock").stats()
+            DaemonSpool(tmp_path / "control.sock", 0.1).stats()
 
 
 def test_a_socket_that_is_not_for_this_user(tmp_path, monkeypatch):
