@@ -19,7 +19,7 @@ from bench.compare import WARM_UP, Broker, machine, medians
 from bench.load import deliver
 from bench.measure import Case, Figures, load_of, measure
 from bench.queues import Queue
-from bench.subjects import Subject, webhookd
+from bench.subjects import AS_INSTALLED, Subject, webhookd
 from harness import Daemon
 from servers import MANY_CORES, RabbitMQ
 
@@ -47,7 +47,7 @@ def with_hooks(count: int, folder: Path, broker: str, *, per_tenant: int = many.
     """Run a daemon that holds so many hooks, and gets deliveries for up to a thousand of them."""
     folder.mkdir(parents=True)
     many.fill(folder / "hooks.db", count, per_tenant)
-    daemon = Daemon(folder, broker=broker, store=f"sqlite://{folder / 'hooks.db'}")
+    daemon = Daemon(folder, environ=AS_INSTALLED, broker=broker, store=f"sqlite://{folder / 'hooks.db'}")
     daemon.launch()
     try:
         daemon.wait_ready(120)

@@ -22,7 +22,7 @@ from bench.compare import machine
 from bench.growth import with_hooks
 from bench.load import Load, deliver
 from bench.queues import Queue
-from bench.subjects import webhookd
+from bench.subjects import AS_INSTALLED, webhookd
 from harness import Daemon
 from servers import MANY_CORES, Etcd, RabbitMQ
 
@@ -126,7 +126,7 @@ def steady(amounts: Amounts, folder: Path, broker: str, *, wrk: bool = True) -> 
     queue = Queue(broker, "quorum", most=KEPT)
     folder.mkdir(parents=True)
     samples: list[Sample] = []
-    with Daemon(folder, broker=broker) as daemon, ThreadPoolExecutor(1) as pool:
+    with Daemon(folder, environ=AS_INSTALLED, broker=broker) as daemon, ThreadPoolExecutor(1) as pool:
         paths = (urlsplit(daemon.hook("github", "push")["hookUrl"]).path,)
         yield Row("idle: MB", proc.rss(daemon.pid), 70)
         seconds = amounts.minutes * 60

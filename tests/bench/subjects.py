@@ -21,6 +21,10 @@ BUILT = Path(os.environ.get("WEBHOOKD_BENCH_BUILT") or HERE.parents[1] / "build"
 """Where `make bench` puts what the baselines need."""
 
 
+AS_INSTALLED = {"PYTHONPATH": str(HERE / "absent")}
+"""The environment of a daemon without what only the tests bring: structlog loads rich, 4 MB of it, where that is."""
+
+
 @dataclass(frozen=True)
 class Subject:
     """A server that runs."""
@@ -50,7 +54,7 @@ def webhookd(
 ) -> Iterator[Subject]:
     """Run `webhookd serve` with its defaults, everything on: admin listener, metrics, limits, records, the log."""
     folder.mkdir(parents=True, exist_ok=True)
-    with Daemon(folder, broker=broker, **(flags or {})) as daemon:
+    with Daemon(folder, environ=AS_INSTALLED, broker=broker, **(flags or {})) as daemon:
         details = daemon.hook("github", "push", **hook)
         spool = 'webhookd_spool_messages{state="kept"}'
         yield Subject(
