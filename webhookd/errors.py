@@ -289,3 +289,10 @@ class StartError(Exception):
 
 class StateDirInUse(StartError):
     """Another process owns the state directory."""
+
+
+def refusal_of(error: Unpublished, then: str) -> Rejected:
+    """Return what is said where a message could not be kept; `then` is what to do about it, later."""
+    if isinstance(error, ShareExceeded):
+        return TenantOverShare("this tenant has as much in the spool as its share allows", check="publish")
+    return Unavailable(f"the message cannot be kept now; {then}")

@@ -17,12 +17,10 @@ from webhookd.errors import (
     HooksNotCurrent,
     MethodNotAllowed,
     Rejected,
-    ShareExceeded,
     Stopping,
-    TenantOverShare,
-    Unavailable,
     UnknownHook,
     Unpublished,
+    refusal_of,
 )
 from webhookd.examiner import LARGE_BODY, LARGE_SCHEMA_BODY, is_large
 from webhookd.http_intake import Answers, Intake
@@ -224,11 +222,8 @@ class DeliveryWork:
         match error:
             case Rejected():
                 self._refuse(error)
-            case ShareExceeded():
-                refusal = TenantOverShare("this tenant has as much in the spool as its share allows", check="publish")
-                self._refuse(refusal, str(error))
             case Unpublished():
-                self._refuse(Unavailable("the message cannot be kept now; send it again"), str(error))
+                self._refuse(refusal_of(error, "send it again"), str(error))
             case _:
                 log.error("a delivery failed by a bug", exc_info=error, **self._facts(self._hook))
                 self._intake.metrics.refused("bug")

@@ -48,9 +48,8 @@ class Shares:
 
     def used(self, token: str, ring: Ring, more: int) -> None:
         """Know that a hook has a new record, and its records take `more` bytes."""
-        share = self._tenants[ring.tenant]
-        share.rings.move_to_end(token)
-        self._grown(ring.tenant, share, more)
+        self._tenants[ring.tenant].rings.move_to_end(token)
+        self.resized(ring, more)
 
     def resized(self, ring: Ring, more: int) -> None:
         """Know that the records of a hook take `more` bytes."""

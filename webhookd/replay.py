@@ -17,11 +17,10 @@ from webhookd.body import content_encoding
 from webhookd.errors import (
     NotReplayable,
     Rejected,
-    ShareExceeded,
     Stopping,
-    TenantOverShare,
     Unavailable,
     Unpublished,
+    refusal_of,
 )
 from webhookd.examiner import LARGE_BODY, is_large
 from webhookd.http_intake import Intake
@@ -235,10 +234,8 @@ def _refused(error: BaseException, hook: Hook, record: Record) -> Ended:
     match error:
         case Rejected():
             refusal = error
-        case ShareExceeded():
-            refusal = TenantOverShare("this tenant has as much in the spool as its share allows", check="publish")
         case Unpublished():
-            refusal = Unavailable("the message cannot be kept now; replay it again")
+            refusal = refusal_of(error, "replay it again")
         case _:
             facts = {"hook": hook_id(hook.token), "tenant": hook.tenant, "datasource": hook.datasource}
             log.error(

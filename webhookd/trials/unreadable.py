@@ -170,17 +170,13 @@ def _sent(delivery: Delivery) -> _Sent:
 # --- the signs of each -----------------------------------------------------------------------------------------------
 
 
-def _read(text: str) -> Any:
-    """Return what Python's laxer reader makes of `text`: NaN, lone surrogates pass; None where it makes nothing."""
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
-        return None
+def _read(text: str, *, strict: bool = True) -> Any:
+    """Return what Python's laxer reader makes of `text`: NaN, lone surrogates pass; None where it makes nothing.
 
-
-def _read_with_breaks(text: str) -> Any:
+    With `strict` False line breaks and tabs in strings pass, too.
+    """
     try:
-        return json.loads(text, strict=False)
+        return json.loads(text, strict=strict)
     except (ValueError, RecursionError):
         return None
 
@@ -265,7 +261,7 @@ _SIGNS: Mapping[str, Callable[[_Sent], bool]] = {
     "nested": lambda sent: nested(sent.body, MAX_NESTED),
     "lone-surrogate": _half_a_pair,
     "not-a-number": _not_a_number,
-    "raw-line-break": lambda sent: _read(sent.text) is None and _read_with_breaks(sent.text) is not None,
+    "raw-line-break": lambda sent: _read(sent.text) is None and _read(sent.text, strict=False) is not None,
     "trailing-comma": lambda sent: _read(_TRAILING_COMMA.sub(r"\1", sent.text)) is not None,
     "single-quotes": _single_quoted,
     "quotes-missing": lambda sent: _BARE_NAME.match(sent.text) is not None,
